@@ -1,0 +1,1 @@
+"""One file per baseline, each the same shape inside."""

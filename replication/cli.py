@@ -1,0 +1,335 @@
+"""``replicate``: the commands of the suite."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from replication.errors import ConfigError, UserError, nearest
+from replication.workflow.plan import Run, Workspace, datasets, runs
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, rich_markup_mode=None)
+data_app = typer.Typer(
+    no_args_is_help=True, help="Generate, prepare and verify data sets.", rich_markup_mode=None
+)
+checkpoint_app = typer.Typer(
+    no_args_is_help=True, help="Released weights: inspect, convert, check agreement.", rich_markup_mode=None
+)
+app.add_typer(data_app, name="data")
+app.add_typer(checkpoint_app, name="checkpoint")
+
+Tier = Annotated[str, typer.Option(help="smoke, phantom, paper, or a YAML file of your own")]
+Work = Annotated[Path, typer.Option(help="folder for everything that can be rebuilt")]
+Results = Annotated[Path, typer.Option(help="folder for tables, figures and predictions")]
+Threads = Annotated[int, typer.Option(min=1, help="threads of one job")]
+Only = Annotated[list[str] | None, typer.Option(help="a method, or METHOD/VARIANT; may be repeated")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+DEFAULT_WORK = Path("work")
+DEFAULT_RESULTS = Path("results")
+
+
+def _names(only: list[str] | None) -> list[str]:
+    return [label for item in only or [] for label in item.split(",") if label]
+
+
+@app.command()
+def run(
+    tier: Tier = "smoke",
+    only: Only = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the jobs, run none")] = False,
+    cores: Annotated[int, typer.Option(min=1, help="jobs side by side")] = 2,
+    work: Work = DEFAULT_WORK,
+    results: Results = DEFAULT_RESULTS,
+) -> None:
+    """Run the whole replication of a tier; what is done already is not done again."""
+    from replication.workflow.progress import run_with_progress
+    from replication.workflow.steps import environment_for_jobs, snakemake_command
+
+    workspace = Workspace.open(tier, work, results)
+    labels = _names(only)
+    runs(workspace.tier, labels)
+    command = snakemake_command(
+        workspace, work=work, results=results, tier=tier, only=labels, cores=cores, dry_run=dry_run
+    )
+    if dry_run:
+        raise SystemExit(subprocess.run(command, env=environment_for_jobs(), check=False).returncode)
+    status = run_with_progress(command, workspace, environment_for_jobs())
+    if status == 0:
+        typer.echo(f"done: {workspace.results}/site/index.html, tables/, figures/, notebooks/, rows.parquet")
+    raise SystemExit(status)
+
+
+@app.command("list")
+def list_things(
+    what: Annotated[str, typer.Argument(help="methods, datasets, tasks, protocols, tables or tiers")],
+    as_json: AsJson = False,
+) -> None:
+    """List what the suite knows."""
+    from replication.workflow.catalogue import CATALOGUES
+
+    if what not in CATALOGUES:
+        raise ConfigError("Nothing of that kind to list.", found=what, remedy=nearest(what, CATALOGUES))
+    entries: list[dict[str, Any]] = CATALOGUES[what]()
+    if as_json:
+        typer.echo(json.dumps(entries, indent=2))
+        return
+    for entry in entries:
+        name, *rest = entry.values()
+        typer.echo("  ".join([f"{name:32}", *(str(value) for value in rest)]).rstrip())
+
+
+@data_app.command("phantom")
+def data_phantom(
+    dataset: Annotated[str | None, typer.Argument(help="one data set; all of the tier if left out")] = None,
+    tier: Tier = "smoke",
+    workers: Annotated[int, typer.Option(min=1, help="processes")] = 2,
+    work: Work = DEFAULT_WORK,
+    results: Results = DEFAULT_RESULTS,
+) -> None:
+    """Generate phantom data sets in the on-disk formats of the real ones."""
+    from replication.workflow.steps import make_phantom
+
+    workspace = Workspace.open(tier, work, results)
+    for name in [dataset] if dataset else datasets(workspace.tier):
+        typer.echo(make_phantom(workspace, name, workers=workers))
+
+
+@data_app.command("prepare")
+def data_prepare(
+    dataset: Annotated[str, typer.Argument(help="name of the data set, see `replicate list datasets`")],
+    source: Annotated[
+        Path | None, typer.Option(help="folder of the data set; the tier's if left out")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder to write; the tier's if left out")] = None,
+    split: Annotated[str | None, typer.Option(help="split rule; the tier's or the reader's default")] = None,
+    size: Annotated[int | None, typer.Option(min=16, help="side of the cached images in pixels")] = None,
+    equalize: Annotated[bool, typer.Option(help="histogram equalisation on reading")] = False,
+    tier: Tier = "smoke",
+    workers: Annotated[int, typer.Option(min=1, help="processes")] = 2,
+    work: Work = DEFAULT_WORK,
+    results: Results = DEFAULT_RESULTS,
+) -> None:
+    """Check every file of a data set and write its manifest and image cache."""
+    workspace = Workspace.open(tier, work, results)
+    if source is None:
+        from replication.workflow.steps import prepare_dataset
+
+        typer.echo(prepare_dataset(workspace, dataset, workers=workers))
+        return
+    from replication.data.prepare import prepare
+
+    typer.echo(
+        prepare(
+            dataset,
+            source,
+            out or workspace.prepared(dataset),
+            size=size or workspace.tier.image_size,
+            split=split,
+            workers=workers,
+            equalize=equalize,
+        )
+    )
+
+
+@data_app.command("verify")
+def data_verify(
+    prepared: Annotated[Path, typer.Argument(help="a prepared folder")],
+    source: Annotated[Path | None, typer.Option(help="also compare with the files it was made from")] = None,
+    protocol: Annotated[str | None, typer.Option(help="also check the counts of this protocol")] = None,
+) -> None:
+    """Check a prepared folder: schema, hashes, patients in one split only, expected counts."""
+    from replication.config import load_protocol
+    from replication.data.prepare import verify
+
+    report = verify(prepared, source=source, protocol=load_protocol(protocol) if protocol else None)
+    typer.echo(json.dumps(report, indent=2))
+
+
+@app.command("text-encoder")
+def text_encoder(
+    tier: Tier = "smoke", threads: Threads = 1, work: Work = DEFAULT_WORK, results: Results = DEFAULT_RESULTS
+) -> None:
+    """Train the offline text encoder on the reports of the pre-training split."""
+    from replication.workflow.steps import train_text_encoder
+
+    typer.echo(train_text_encoder(Workspace.open(tier, work, results), threads=threads))
+
+
+def _selected(
+    workspace: Workspace, method: str | None, run_key: str | None, seed: int | None, recipe: str | None
+) -> list[Run]:
+    """The runs a command is meant for: one by its key, or those of a method."""
+    if run_key:
+        return [Run.from_key(run_key)]
+    if method is None:
+        raise ConfigError("No method given.", remedy="name a METHOD, or a run with --run")
+    seeds = [seed] if seed is not None else list(workspace.tier.seeds)
+    return [Run(method, recipe or workspace.tier.recipe, s) for s in seeds]
+
+
+Method = Annotated[str | None, typer.Argument(help="METHOD or METHOD/VARIANT")]
+RunKey = Annotated[str | None, typer.Option("--run", help="METHOD[~VARIANT].RECIPE.seedN, instead of METHOD")]
+Seed = Annotated[int | None, typer.Option(help="one seed; all of the tier if left out")]
+RecipeName = Annotated[str | None, typer.Option(help="published or matched; the tier's if left out")]
+
+
+@app.command()
+def pretrain(
+    method: Method = None,
+    run_key: RunKey = None,
+    seed: Seed = None,
+    recipe: RecipeName = None,
+    tier: Tier = "smoke",
+    threads: Threads = 1,
+    work: Work = DEFAULT_WORK,
+    results: Results = DEFAULT_RESULTS,
+) -> None:
+    """Pre-train a method; resumes an interrupted run."""
+    from replication.workflow.steps import pretrain_run
+
+    workspace = Workspace.open(tier, work, results)
+    for chosen in _selected(workspace, method, run_key, seed, recipe):
+        typer.echo(pretrain_run(workspace, chosen, threads=threads))
+
+
+@app.command()
+def evaluate(
+    method: Method = None,
+    run_key: RunKey = None,
+    seed: Seed = None,
+    recipe: RecipeName = None,
+    protocol: Annotated[list[str] | None, typer.Option(help="protocols instead of the tier's")] = None,
+    prepared: Annotated[Path | None, typer.Option(help="prepared folder instead of the tier's")] = None,
+    tier: Tier = "smoke",
+    threads: Threads = 1,
+    work: Work = DEFAULT_WORK,
+    results: Results = DEFAULT_RESULTS,
+) -> None:
+    """Predict and measure: writes predictions and rows of a pre-trained run."""
+    from replication.workflow.steps import evaluate_run
+
+    workspace = Workspace.open(tier, work, results)
+    for chosen in _selected(workspace, method, run_key, seed, recipe):
+        evaluate_run(workspace, chosen, protocol_ids=protocol or [], prepared=prepared, threads=threads)
+        typer.echo(f"evaluated {chosen.key}")
+
+
+@app.command()
+def rows(
+    tier: Tier = "smoke", only: Only = None, work: Work = DEFAULT_WORK, results: Results = DEFAULT_RESULTS
+) -> None:
+    """Collect the measured rows of a tier into rows.parquet."""
+    from replication.workflow.steps import collect_rows
+
+    typer.echo(collect_rows(Workspace.open(tier, work, results), _names(only)))
+
+
+@app.command()
+def report(
+    tier: Tier = "smoke",
+    notebook: Annotated[list[str] | None, typer.Option(help="only these notebooks")] = None,
+    site: Annotated[bool, typer.Option("--site", help="only the site")] = False,
+    work: Work = DEFAULT_WORK,
+    results: Results = DEFAULT_RESULTS,
+) -> None:
+    """Execute the notebooks (tables and figures) and build the site."""
+    from replication.workflow.steps import build_report
+
+    workspace = Workspace.open(tier, work, results)
+    names = [] if site else (notebook or list(workspace.tier.notebooks))
+    for path in build_report(workspace, names, site=site or not notebook):
+        typer.echo(path)
+
+
+@app.command()
+def score(
+    predictions: Annotated[Path, typer.Argument(help="CSV: sample, finding, score (one row per pair)")],
+    protocol: Annotated[str, typer.Option(help="protocol to score with")],
+    prepared: Annotated[Path, typer.Option(help="prepared folder of the protocol's data set")],
+    out: Annotated[Path | None, typer.Option(help="CSV of rows to write; printed if left out")] = None,
+) -> None:
+    """Score somebody else's predictions; no model needed."""
+    from replication.config import load_protocol
+    from replication.data.batches import PreparedData
+    from replication.tasks.evaluate import score_predictions
+
+    table = score_predictions(predictions, load_protocol(protocol), PreparedData.open(prepared))
+    if out is None:
+        typer.echo(table.to_string(index=False))
+    else:
+        table.to_csv(out, index=False)
+        typer.echo(out)
+
+
+@app.command()
+def doctor(tier: Tier = "smoke", work: Work = DEFAULT_WORK, results: Results = DEFAULT_RESULTS) -> None:
+    """Check that this machine and its data are ready for a tier."""
+    from replication.workflow.doctor import examine
+
+    findings = examine(Workspace.open(tier, work, results))
+    for finding in findings:
+        typer.echo(f"{'ok  ' if finding.fine else 'MEND'}  {finding.what}: {finding.state}")
+        if not finding.fine:
+            typer.echo(f"      {finding.remedy}")
+    raise SystemExit(0 if all(finding.fine for finding in findings) else 1)
+
+
+@checkpoint_app.command("inspect")
+def checkpoint_inspect(path: Annotated[Path, typer.Argument(help="a .pth or .safetensors file")]) -> None:
+    """List the tensors of a checkpoint; nothing in the file is executed."""
+    from replication.checkpoints import read_tensors
+
+    for key, tensor in read_tensors(path).items():
+        typer.echo(f"{key}\t{tuple(tensor.shape)}\t{str(tensor.dtype).removeprefix('torch.')}")
+
+
+@checkpoint_app.command("convert")
+def checkpoint_convert(
+    path: Annotated[Path, typer.Argument(help="the authors' checkpoint")],
+    method: Annotated[str, typer.Option(help="whose checkpoint it is")],
+    out: Annotated[Path, typer.Option(help="run folder to write")],
+    tier: Tier = "paper",
+    recipe: RecipeName = "published",
+    work: Work = DEFAULT_WORK,
+    results: Results = DEFAULT_RESULTS,
+) -> None:
+    """Turn released weights into a run folder that `replicate evaluate` understands."""
+    from replication.workflow.steps import convert_released
+
+    report = convert_released(Workspace.open(tier, work, results), method, path, out, recipe=recipe)
+    typer.echo(json.dumps({"mapped": report.mapped, "ignored": report.ignored}, indent=2))
+
+
+@checkpoint_app.command("parity")
+def checkpoint_parity(
+    method: Annotated[str, typer.Option(help="medslip or medklip")],
+    reference: Annotated[Path, typer.Option(help="stem of the reference: STEM.json and STEM.npz")],
+) -> None:
+    """Compare with outputs of the released code; prints one JSON object, exit status 1 if they differ."""
+    from replication.parity import check_parity
+
+    outcome = check_parity(method, reference)
+    typer.echo(json.dumps(outcome))
+    raise SystemExit(0 if outcome["ok"] else 1)
+
+
+def main() -> None:
+    """Run a command; a user's mistake is printed without a traceback."""
+    try:
+        app()
+    except UserError as error:
+        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.secho("interrupted; run the same command again to go on", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

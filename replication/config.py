@@ -1,0 +1,422 @@
+"""Typed configuration: tiers, recipes and protocols, and the resolved configuration that names a run.
+
+A recipe says how a method is trained, a tier says where and how large. ``resolve`` merges the two into
+one ``RunConfig``; the hash of its canonical JSON is the run's id, so equal configurations share a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from replication.errors import ConfigError, nearest
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TrunkConfig(Strict):
+    """The image trunk: a torchvision ResNet cut after ``last_stage``.
+
+    Attributes:
+        architecture: torchvision's name.
+        width: channels of the first stage (64 is the published network).
+        last_stage: 3 gives a grid of H/16 (the released code of MeDSLIP and MedKLIP), 4 gives H/32.
+        weights: ``random``, or torchvision's weights by name (``IMAGENET1K_V1``), or a local file.
+    """
+
+    architecture: Literal["resnet18", "resnet34", "resnet50"] = "resnet50"
+    width: int = 64
+    last_stage: Literal[3, 4] = 3
+    weights: str = "random"
+
+
+class TextConfig(Strict):
+    """The text encoder.
+
+    Attributes:
+        kind: ``tiny-bert`` is trained in the pipeline on the pre-training reports; ``pretrained`` is loaded.
+        name_or_path: Hugging Face id or folder (for ``pretrained``).
+        descriptions: ``own`` texts of the 75 pathologies, or the path of the official JSON file.
+        hidden, layers, heads, vocabulary_size, epochs, seed: of the tiny BERT.
+    """
+
+    kind: Literal["tiny-bert", "pretrained"] = "pretrained"
+    name_or_path: str = "emilyalsentzer/Bio_ClinicalBERT"
+    descriptions: str = "own"
+    hidden: int = 128
+    layers: int = 2
+    heads: int = 2
+    vocabulary_size: int = 2000
+    epochs: int = 10
+    seed: int = 0
+
+
+class AugmentationConfig(Strict):
+    """Training augmentation, applied to uint8 images of the cache.
+
+    Attributes:
+        kind: ``released`` is RandomResizedCrop + flip + RandAugment of the released code (per image, CPU);
+            ``batched`` is one affine warp with brightness and contrast jitter for the whole batch.
+        crop_scale: smallest and largest share of the image's area that a crop keeps.
+        hflip: what a horizontal flip does to lateral labels: ``off`` never flips, ``keep_labels`` flips and
+            leaves labels as they are (released code, audit P7), ``swap_labels`` also swaps left and right.
+        autocontrast, sharpness: behaviour of the two RandAugment operations (audit P8, P9).
+        rotation: largest angle in degrees. translation: share of the side. jitter: brightness and contrast.
+    """
+
+    kind: Literal["released", "batched"] = "batched"
+    crop_scale: tuple[float, float] = (0.8, 1.0)
+    hflip: Literal["off", "keep_labels", "swap_labels"] = "off"
+    autocontrast: Literal["albef_bug", "pil"] = "pil"
+    sharpness: Literal["wrap", "clip"] = "clip"
+    rotation: float = 8.0
+    translation: float = 0.04
+    jitter: float = 0.2
+
+
+class OptimiserConfig(Strict):
+    """AdamW or Adam with a cosine schedule.
+
+    Attributes:
+        warmup: ``epochs`` warms up linearly over ``warmup_epochs``; ``iters_in_epoch0`` is the released
+            schedule, stepped every 100 iterations of the first epoch (audit P10); ``none``.
+    """
+
+    name: Literal["adamw", "adam"] = "adamw"
+    lr: float = 1.0e-4
+    min_lr: float = 1.0e-5
+    warmup_lr: float = 1.0e-5
+    warmup: Literal["epochs", "iters_in_epoch0", "none"] = "epochs"
+    warmup_epochs: float = 1.0
+    schedule: Literal["cosine", "constant", "plateau"] = "cosine"
+    weight_decay: float = 0.02
+    clip_norm: float | None = None
+
+
+class TrainingConfig(Strict):
+    """How long and how a run trains.
+
+    Attributes:
+        batch_size: images per optimiser step, over all processes and accumulation steps.
+        accumulation: micro-batches per optimiser step.
+        select: which weights are kept: those of the ``last`` epoch, or the epoch of ``best_val`` loss.
+        precision: ``bf16`` runs the forward pass under autocast.
+    """
+
+    epochs: int = 100
+    batch_size: int = 64
+    accumulation: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    select: Literal["last", "best_val"] = "best_val"
+    optimiser: OptimiserConfig = OptimiserConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+
+class RunConfig(Strict):
+    """Everything that decides the numbers of one pre-training run. Its hash is the run's id."""
+
+    method: str
+    variant: str = "default"
+    recipe: str
+    tier: str
+    seed: int
+    dataset: str = "mimic-cxr"
+    image_size: int = 224
+    model: dict[str, Any] = Field(default_factory=dict)
+    trunk: TrunkConfig = TrunkConfig()
+    text: TextConfig = TextConfig()
+    training: TrainingConfig = TrainingConfig()
+    data_fingerprint: str = ""
+
+    @property
+    def run_id(self) -> str:
+        """Twelve hexadecimal digits of the SHA-256 of the canonical JSON."""
+        return digest(self)[:12]
+
+    @property
+    def label(self) -> str:
+        """``medslip`` or ``medslip/no-protocl``."""
+        return self.method if self.variant == "default" else f"{self.method}/{self.variant}"
+
+
+class ProtocolFinding(Strict):
+    """One label of a protocol.
+
+    Attributes:
+        name: key of the finding. column: the data set's own name of the label.
+        pathology: class of the 75-pathology vocabulary it is scored with; ``null`` where there is none.
+        text: plain words, for prompts.
+    """
+
+    name: str
+    column: str
+    text: str
+    pathology: str | None = None
+
+
+class Protocol(Strict):
+    """Data set + named split + label mapping + preprocessing + metric rules, with a version.
+
+    Attributes:
+        id: e.g. ``nih-cxr14/official-25596/v1``.
+        split: name of the split rule of the reader, e.g. ``official``, ``patient-seeded``.
+        equalize: whether images are histogram-equalised on reading (the released RSNA reading).
+        counts: expected images per split; enforced by ``replicate data verify`` and before scoring.
+        threshold_source: which split's labels choose the F1 threshold.
+        source: where the split and the mapping come from.
+    """
+
+    id: str
+    dataset: str
+    split: str
+    description: str
+    findings: tuple[ProtocolFinding, ...]
+    tasks: tuple[str, ...]
+    equalize: bool = False
+    grounding: Literal["none", "boxes", "masks"] = "none"
+    threshold_source: Literal["val", "test"] = "val"
+    counts: dict[str, int] | None = None
+    source: str = ""
+
+    @property
+    def slug(self) -> str:
+        """The id with ``--`` for ``/``, for file names."""
+        return self.id.replace("/", "--")
+
+
+class PhantomSize(Strict):
+    """How many phantom patients each data set gets."""
+
+    seed: int = 20240315
+    image_size: int = 128
+    patients: dict[str, int]
+
+
+class TierConfig(Strict):
+    """Where and how large a replication runs.
+
+    Attributes:
+        phantom: sizes of the generated data; ``null`` where real data are expected.
+        image_size: side in pixels of the cache and the network's input.
+        scale: model settings that the tier fixes for every method that has a setting of that name.
+        training: training settings that the tier fixes for every method (merged over the recipe's).
+        seeds, methods, recipe, variants: the grid of runs; a variant is written ``medslip/no-protocl``.
+        pretrain: data set of pre-training. protocols: ids of what is evaluated.
+        threads: torch threads per job.
+        notebooks: which notebooks are executed.
+    """
+
+    name: str
+    description: str
+    image_size: int
+    pretrain: str = "mimic-cxr"
+    phantom: PhantomSize | None = None
+    trunk: TrunkConfig | None = None
+    text: TextConfig = TextConfig()
+    scale: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
+    recipe: str = "published"
+    seeds: tuple[int, ...] = (0,)
+    methods: tuple[str, ...]
+    variants: tuple[str, ...] = ()
+    protocols: tuple[str, ...]
+    threads: int = 1
+    evaluation_batch_size: int = 128
+    bootstrap: int = 1000
+    notebooks: tuple[str, ...]
+
+
+class Recipe(Strict):
+    """How one method is trained; one file per method holds ``published`` and ``matched`` and its variants."""
+
+    source: str
+    model: dict[str, Any] = Field(default_factory=dict)
+    trunk: TrunkConfig = TrunkConfig()
+    training: TrainingConfig = TrainingConfig()
+    image_size: int = 224
+
+
+class RecipeFile(Strict):
+    """A method's YAML: its recipes, and variants as overrides of the ``model`` and ``training`` keys."""
+
+    method: str
+    recipes: dict[str, Recipe]
+    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def parse(model: type[Model], values: Any, where: str | Path) -> Model:
+    """Validate plain values against a typed model.
+
+    Raises:
+        ConfigError: names the file, the key, the value found and the nearest allowed key.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        unknown = first["type"] == "extra_forbidden"
+        remedy = (
+            nearest(str(first["loc"][-1]), model.model_fields) if unknown and len(first["loc"]) == 1 else None
+        )
+        raise ConfigError(
+            f"Unknown configuration key {key!r}." if unknown else f"Bad value for {key!r}.",
+            where=where,
+            found=first.get("input"),
+            allowed=None if unknown else first["msg"],
+            remedy=remedy,
+        ) from error
+
+
+def read_yaml(path: Path) -> Any:
+    """Plain values of a YAML file.
+
+    Raises:
+        ConfigError: the file is missing or is no YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        known = [p.stem for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        raise ConfigError(
+            "No such configuration file.", where=path, remedy=nearest(path.stem, known)
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError("Not readable as YAML.", where=path, found=error) from error
+
+
+def load_tier(name_or_path: str) -> TierConfig:
+    """A tier by name, or from a YAML file of the user's own."""
+    path = (
+        Path(name_or_path)
+        if name_or_path.endswith((".yaml", ".yml"))
+        else CONFIGS / "tiers" / f"{name_or_path}.yaml"
+    )
+    return parse(TierConfig, read_yaml(path), path)
+
+
+def load_recipes(method: str, folder: Path = CONFIGS / "recipes") -> RecipeFile:
+    """The recipe file of a method."""
+    path = folder / f"{method}.yaml"
+    return parse(RecipeFile, read_yaml(path), path)
+
+
+def protocol_path(protocol_id: str) -> Path:
+    """The file of a protocol: its id with ``--`` for ``/``."""
+    return CONFIGS / "protocols" / f"{protocol_id.replace('/', '--')}.yaml"
+
+
+def load_protocol(protocol_id: str) -> Protocol:
+    """A protocol by id.
+
+    Raises:
+        ConfigError: no such protocol, or the id in the file is another one.
+    """
+    path = protocol_path(protocol_id)
+    protocol = parse(Protocol, read_yaml(path), path)
+    if protocol.id != protocol_id:
+        raise ConfigError(
+            "A protocol file holds another id.", where=path, found=protocol.id, allowed=protocol_id
+        )
+    return protocol
+
+
+def protocol_ids() -> list[str]:
+    """All protocols that come with the suite."""
+    return sorted(path.stem.replace("--", "/") for path in (CONFIGS / "protocols").glob("*.yaml"))
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Recursive merge; ``over`` wins."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def resolve(
+    tier: TierConfig,
+    label: str,
+    seed: int,
+    *,
+    recipe: str | None = None,
+    settings_class: type[BaseModel],
+    data_fingerprint: str = "",
+) -> RunConfig:
+    """The full configuration of one run: recipe, over it what the tier fixes for all, over it the variant.
+
+    Args:
+        label: ``medslip`` or ``medslip/no-protocl``.
+        settings_class: the method's own settings; the model part is validated and completed with it.
+
+    Raises:
+        ConfigError: unknown recipe, variant or key.
+    """
+    method, _, variant = label.partition("/")
+    file = load_recipes(method)
+    name = recipe or tier.recipe
+    if name not in file.recipes:
+        raise ConfigError(
+            "Unknown recipe.", where=f"recipes/{method}.yaml", found=name, remedy=nearest(name, file.recipes)
+        )
+    base = file.recipes[name].model_dump()
+    fixed = {key: value for key, value in tier.scale.items() if key in settings_class.model_fields}
+    base = merge(base, {"model": fixed, "training": tier.training})
+    if variant:
+        if variant not in file.variants:
+            raise ConfigError(
+                "Unknown variant.",
+                where=f"recipes/{method}.yaml",
+                found=variant,
+                remedy=nearest(variant, file.variants),
+            )
+        base = merge(base, file.variants[variant])
+    model = parse(settings_class, base["model"], f"recipes/{method}.yaml: {label}, model")
+    return parse(
+        RunConfig,
+        {
+            "method": method,
+            "variant": variant or "default",
+            "recipe": name,
+            "tier": tier.name,
+            "seed": seed,
+            "dataset": tier.pretrain,
+            "image_size": tier.image_size,
+            "model": model.model_dump(mode="json"),
+            "trunk": (tier.trunk or TrunkConfig.model_validate(base["trunk"])).model_dump(),
+            "text": tier.text.model_dump(),
+            "training": base["training"],
+            "data_fingerprint": data_fingerprint,
+        },
+        f"recipes/{method}.yaml: {label}",
+    )
+
+
+def canonical_json(model: BaseModel) -> str:
+    """JSON with sorted keys and no white space: the same text for equal configurations."""
+    return json.dumps(model.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+def digest(model: BaseModel) -> str:
+    """SHA-256 of the canonical JSON, hexadecimal."""
+    return hashlib.sha256(canonical_json(model).encode()).hexdigest()
+
+
+def derived_seed(*parts: str | int) -> int:
+    """A 32-bit seed from a key, so that adding a method or a seed changes no other run."""
+    return int.from_bytes(hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()[:4], "big")

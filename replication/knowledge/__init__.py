@@ -1,0 +1,1 @@
+"""Knowledge of reports: vocabularies, triplets, descriptions, prompts and text encoders."""

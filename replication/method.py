@@ -1,0 +1,189 @@
+"""The contract between a method and the harness: what a method is given and what it must answer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+Supervision = Literal["report", "triplets", "labels", "none"]
+HeatmapKind = Literal["native", "post hoc", "none"]
+
+
+class ImageTrunk(nn.Module, ABC):
+    """The image encoder that probes, fine-tuning and segmentation take from a pre-trained method.
+
+    Attributes:
+        channels: C of the last feature map.
+        stride: input pixels per cell of the last feature map.
+        stage_channels: channels of the feature maps that ``stages`` returns.
+    """
+
+    channels: int
+    stride: int
+    stage_channels: tuple[int, ...]
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` -> patch embeddings ``[B, C, H/stride, W/stride]``."""
+
+    @abstractmethod
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """Feature maps from fine to coarse, the last one being that of ``forward``."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to look for in an image.
+
+    Attributes:
+        name: key of the finding in protocols and tables, e.g. ``"pleural_thickening"``.
+        text: the finding in plain words, e.g. ``"pleural thickening"``; prompts are made from it.
+        pathology: the class of the 75-pathology vocabulary that stands for it, e.g. ``"thicken"``;
+            ``None`` where the vocabulary has none, so that only its text can be used.
+        anatomy: the class of the 51-anatomy vocabulary it is looked for in; ``None`` means anywhere.
+    """
+
+    name: str
+    text: str
+    pathology: str | None = None
+    anatomy: str | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step sees. A method never changes it in place.
+
+    Attributes:
+        images: ``[B, 3, H, W]`` float32, normalised with the ImageNet mean and standard deviation.
+        reports: B report texts; empty strings where a data set has none.
+        triplets: ``[B, 51, 75]`` int8; -1 not mentioned, 0 absent, 1 present.
+        labels: ``[B, L]`` int8 over the data set's label columns; -1 unknown.
+        seed: drives every draw a loss makes (sentence choice, sampled negatives), so a step is repeatable.
+    """
+
+    images: Tensor
+    reports: Sequence[str]
+    triplets: Tensor
+    labels: Tensor
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return int(self.images.shape[0])
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The outcome of a step: ``total`` is differentiated, ``parts`` are logged.
+
+    Attributes:
+        total: scalar; the weighted sum of the parts.
+        parts: unweighted scalars by name.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What a released checkpoint was mapped to.
+
+    Attributes:
+        mapped: released key -> our key.
+        ignored: released keys that carry no weights of ours, with the reason.
+    """
+
+    mapped: dict[str, str]
+    ignored: dict[str, str] = field(default_factory=dict)
+
+
+class Settings(BaseModel):
+    """Base of every method's own settings: typed, immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """The shared parts a method is built from, so that methods differ in nothing they need not differ in.
+
+    Attributes:
+        trunk: a freshly initialised image trunk, owned by the method from here on.
+        text_encoder: a frozen text encoder (``replication.knowledge.text_encoder.TextEncoder``);
+            a method that trains its text tower copies it.
+        label_names: names of the columns of ``Batch.labels``.
+        descriptions: texts of the 75 pathologies in vocabulary order.
+    """
+
+    trunk: ImageTrunk
+    text_encoder: nn.Module
+    label_names: tuple[str, ...]
+    descriptions: tuple[str, ...]
+
+
+class Method(nn.Module, ABC):
+    """A vision-language model with its losses.
+
+    A subclass sets ``name``, ``supervision``, ``heatmap_kind`` and ``settings_class`` and answers the
+    abstract methods. ``score`` alone is enough for the zero-shot tables.
+    """
+
+    name: ClassVar[str]
+    supervision: ClassVar[Supervision]
+    heatmap_kind: ClassVar[HeatmapKind] = "none"
+    settings_class: ClassVar[type[Settings]] = Settings
+
+    trunk: ImageTrunk
+
+    @classmethod
+    @abstractmethod
+    def build(cls, settings: Settings, ingredients: Ingredients) -> Method:
+        """Make an untrained model; weights are drawn from torch's generator, which the caller has seeded."""
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Losses:
+        """Losses of one batch; differentiable, finite, the batch unchanged."""
+
+    @abstractmethod
+    def score(self, images: Tensor, findings: Sequence[Finding]) -> Tensor:
+        """``[B, 3, H, W]`` images -> ``[B, F]`` float32; higher = more likely present."""
+
+    def heatmap(self, images: Tensor, findings: Sequence[Finding]) -> Tensor:
+        """``[B, 3, H, W]`` images -> ``[B, F, h, w]`` float32 on its own grid; higher = more relevant.
+
+        Raises:
+            TypeError: the method localises nothing (``heatmap_kind`` is ``"none"``).
+        """
+        raise TypeError(f"{self.name} makes no heat maps (heatmap_kind is 'none').")
+
+    def load_released(self, path: Path) -> ImportReport:
+        """Load the authors' checkpoint by an explicit key map, strictly; prefix ``module.`` allowed.
+
+        Raises:
+            CheckpointError: a key is missing, left over or of another shape; or nothing was released.
+        """
+        from replication.errors import CheckpointError
+
+        raise CheckpointError(f"No released checkpoint is known for {self.name}.", where=path)
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
+        """Optimiser groups: 1-D tensors and biases without weight decay, the rest with it."""
+        trainable = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        plain = [p for name, p in trainable if p.ndim <= 1 or name.endswith(".bias")]
+        decayed = [p for name, p in trainable if not (p.ndim <= 1 or name.endswith(".bias"))]
+        return [
+            {"params": plain, "weight_decay": 0.0},
+            {"params": decayed, "weight_decay": weight_decay},
+        ]
+
+
+def generator_for(batch: Batch) -> torch.Generator:
+    """A CPU generator that repeats the draws of a batch."""
+    return torch.Generator().manual_seed(batch.seed)

@@ -1,0 +1,1 @@
+"""How each finding alters the chest, grouped by what it affects."""

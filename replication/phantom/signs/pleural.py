@@ -1,0 +1,110 @@
+"""Signs of the pleural space: fluid, air, scar."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from replication.phantom.anatomy import SIGN, Chest
+from replication.phantom.camera import BoolArray, smoothstep
+from replication.phantom.projection import Projection
+from replication.phantom.scene import FindingInstance
+from replication.phantom.signs.airspace import sides
+from replication.phantom.skeleton import soft_band
+
+
+def deform_effusion(chest: Chest, instance: FindingInstance) -> None:
+    """A large effusion pushes the mediastinum away."""
+    if instance.side in ("left", "right") and instance.severity > 0.7:
+        chest.shift -= (1 if instance.side == "left" else -1) * 1.2 * (instance.severity - 0.7)
+
+
+def effusion(view: Projection, instance: FindingInstance, rng: np.random.Generator) -> BoolArray:
+    """Fluid in the costophrenic angle with a meniscus rising along the wall; lying down it layers as a haze."""
+    chest = view.chest
+    mask = np.zeros_like(view.left)
+    for side in sides(instance):
+        rise = (1.6 + 7.5 * instance.severity**1.4) * rng.uniform(0.9, 1.1)
+        if chest.supine:
+            rise *= 0.7
+        wall = np.exp(-np.maximum(view.rim, 0) * np.float32(1 / (1.3 + 0.25 * rise)))
+        level = (
+            np.float32(chest.base - 0.6 * chest.arch)
+            - np.float32(rise) * wall
+            - np.float32(0.45 * rise - 0.9)
+        )
+        level += np.float32(0.6 * chest.arch - 0.9)
+        depth = view.y - level
+        inside = view.side(side) * (view.rim > -0.05) * smoothstep(view.hilum, -1.5, 0.3)
+        fluid = smoothstep(depth, -0.2, 0.25 * rise + 1.0) * inside
+        view.fill(np.float32(0.95) * fluid)
+        view.water += fluid * smoothstep(view.above, -0.2, -1.5) * np.float32(0.3)
+        mask |= (fluid > 0.3) & (view.above > -2.5)
+        if chest.supine:
+            haze = smoothstep(view.v, 0.25, 0.9) * inside
+            view.fill(haze * np.float32(0.05 + 0.22 * instance.severity))
+            mask |= (haze > 0.75) & (view.lung > 0.5)
+    return np.asarray(mask & (view.rim > 0))
+
+
+def deform_pneumothorax(chest: Chest, instance: FindingInstance) -> None:
+    """A large one pushes the mediastinum away and the diaphragm down."""
+    over = max(0.0, instance.severity - 0.6)
+    sign = 1 if instance.side == "left" else -1
+    chest.shift -= sign * 1.5 * over
+    chest.dome[1 if instance.side == "left" else 0] += 1.2 * over
+
+
+def pneumothorax(view: Projection, instance: FindingInstance, rng: np.random.Generator) -> BoolArray:
+    """Air between the lung and the wall: a thin visceral line, no vessels beyond it."""
+    chest = view.chest
+    mask = np.zeros_like(view.left)
+    for side in sides(instance):
+        apical = instance.zone == "apical"
+        gap0 = (0.7 + 3.0 * instance.severity) * rng.uniform(0.85, 1.15)
+        end = 0.38 + 0.25 * instance.severity if apical else 1.15
+        taper = np.clip(np.float32(1.0) - np.maximum(view.v, 0) * np.float32(1 / end), 0, 1) ** np.float32(
+            0.8 if apical else 0.45
+        )
+        wave = np.float32(1.0) + np.float32(0.08) * view.camera.texture(6.0, rng)
+        gap = np.float32(gap0) * taper * wave
+        depth = np.minimum(view.rim, (view.y - np.float32(chest.apex)) * np.float32(1.15))
+        beyond = smoothstep(gap - depth, -0.06, 0.12) * view.lung * view.side(side) * (gap > 0.12)
+        line = soft_band(depth - gap, 0.1, max(0.22, 0.8 / view.camera.pixels_per_cm))
+        line *= view.lung * view.side(side) * (gap > 0.12)
+        view.air += beyond
+        view.airless *= np.float32(1.0) - beyond
+        view.marking *= np.float32(1.0) - beyond
+        view.water += line * np.float32(0.75)
+        collapsed = view.lung * view.side(side) * (np.float32(1.0) - beyond)
+        view.fill(collapsed * np.float32(0.10 * instance.severity))
+        mask |= (beyond + line) > 0.4
+    return mask
+
+
+def pleural_thickening(view: Projection, instance: FindingInstance, rng: np.random.Generator) -> BoolArray:
+    """A soft-tissue band along the lateral wall, or a cap over the apex."""
+    chest = view.chest
+    mask = np.zeros_like(view.left)
+    wave = view.camera.texture(3.5, rng)
+    for side in sides(instance):
+        thick = 0.45 + 0.85 * instance.severity
+        band = np.float32(thick) * (np.float32(1.0) + np.float32(0.28) * wave)
+        if instance.zone == "apical":
+            depth = np.minimum(view.rim * np.float32(0.8), view.y - np.float32(chest.apex))
+            reach = smoothstep(view.v, 0.24, 0.12)
+            band = band * np.float32(1.3)
+        else:
+            depth = view.rim
+            top = rng.uniform(0.3, 0.45)
+            reach = smoothstep(view.v, top - 0.08, top + 0.08) * smoothstep(view.v, 1.02, 0.9)
+        inside = view.side(side) * (depth > -0.1) * (view.above > -0.3) * (view.y > chest.apex - 0.1)
+        field = smoothstep(band - depth, -0.12, 0.15) * reach * inside
+        view.fill(field * np.float32(0.85))
+        view.water += field * np.float32(0.5 + 1.3 * instance.severity)
+        mask |= field > 0.4
+    return mask
+
+
+def lateral(side: int) -> float:
+    """Direction of the chest wall of a side on the image."""
+    return float(SIGN[side])

@@ -1,0 +1,161 @@
+"""Bones, airways and other normal structures drawn onto a projection."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from replication.phantom.anatomy import LEFT, RIGHT, SIGN
+from replication.phantom.camera import FloatArray, smoothstep
+from replication.phantom.projection import Projection
+
+_RIBS = 10
+
+
+def add_normal_structures(view: Projection, rng: np.random.Generator) -> None:
+    """Add bones, airways, hila, breasts, gastric bubble and the harmless oddities of a healthy chest."""
+    _ribs(view)
+    _spine(view)
+    _shoulder_girdle(view, rng)
+    _airways(view)
+    _hila(view, rng)
+    _breasts(view)
+    _abdomen(view, rng)
+    _oddities(view, rng)
+    view.water += view.camera.texture(9.0, rng) * np.float32(0.22)
+    view.water += view.camera.texture(1.1, rng) * np.float32(0.10) * view.lung
+
+
+def _ribs(view: Projection) -> None:
+    chest, camera = view.chest, view.camera
+    t = np.linspace(0, 1, 13)
+    lines_back, lines_front = [], []
+    slope = 1.0 + 0.12 * chest.rib_slope
+    for i in range(_RIBS):
+        v = 0.015 + 0.098 * i
+        y0 = chest.height(v)
+        drop = (1.4 + 0.42 * i) * slope
+        for side in (RIGHT, LEFT):
+            outer = view.outer_at(side, v + 0.10) + 0.35
+            x = 2.0 + (outer - 2.0) * np.sin(0.5 * np.pi * t) ** 0.92
+            y = y0 - 0.9 * np.sin(np.pi * np.minimum(t * 1.4, 1.0)) + drop * t**2.2
+            lines_back.append(np.stack([SIGN[side] * x, y], axis=1))
+            if 1 <= i <= 7:
+                inner = 4.6 + 0.55 * i
+                x = outer - (outer - inner) * t**1.5
+                y = y0 + drop + (2.9 + 0.18 * i) * slope * t ** (0.8)
+                lines_front.append(np.stack([SIGN[side] * x, y], axis=1))
+    back, front = view.sheet(), view.sheet()
+    width = chest.rib_width
+    camera.strokes(back, np.stack(lines_back), width, 1.0)
+    camera.strokes(back, np.stack(lines_back), width * 0.45, 0.62)
+    camera.strokes(front, np.stack(lines_front), width * 1.15, 0.75)
+    camera.strokes(front, np.stack(lines_front), width * 0.55, 0.5)
+    sigma = 0.12 * camera.pixels_per_cm
+    bones = cv2.GaussianBlur(back, (0, 0), sigma).astype(np.float32)
+    fade = np.float32(1.0) - np.float32(0.6) * smoothstep(view.above, 0.5, -4.0)
+    bones += cv2.GaussianBlur(front, (0, 0), sigma)
+    view.bone += bones * fade * np.float32(chest.rib_bone * 0.75 / 255.0)
+
+
+def _spine(view: Projection) -> None:
+    column = np.clip(np.float32(2.0) - view.r, 0.0, 0.55) * np.float32(1 / 0.55)
+    level = view.y * np.float32(2 * np.pi / 2.6)
+    view.bone += column * (np.float32(1.15) + np.float32(0.16) * np.cos(level))
+
+
+def _shoulder_girdle(view: Projection, rng: np.random.Generator) -> None:
+    chest, camera = view.chest, view.camera
+    sheet = view.sheet()
+    t = np.linspace(0, 1, 9)
+    y_in, y_out = chest.height(0.07) - chest.clavicle, chest.height(-0.06) - 0.6 * chest.clavicle
+    for side in (RIGHT, LEFT):
+        x = SIGN[side] * (1.8 + 14.5 * t)
+        y = y_in + (y_out - y_in) * t - 0.7 * np.sin(2 * np.pi * t) + rng.normal(0, 0.15)
+        camera.strokes(sheet, np.stack([x, y], axis=1)[None], 1.25, 0.75)
+        camera.strokes(sheet, np.stack([x, y], axis=1)[None], 0.6, 0.55)
+        inner = 13.4 - 2.6 * chest.scapula + rng.normal(0, 0.3)
+        blade = np.array(
+            [[inner + 3.2, -12.5], [inner, -9.0], [inner + 0.6, -3.2], [inner + 2.0, -1.0], [17.5, -9.5]]
+        )
+        camera.fill(sheet, blade * (SIGN[side], 1.0), 0.28)
+        humerus = np.array([[18.0, -11.5], [19.6, 4.0]]) * (SIGN[side], 1.0)
+        camera.strokes(sheet, humerus[None], 2.4, 0.9)
+    soft = cv2.GaussianBlur(sheet, (0, 0), 0.14 * camera.pixels_per_cm).astype(np.float32)
+    view.bone += soft * np.float32(1.0 / 255.0)
+
+
+def _airways(view: Projection) -> None:
+    chest, camera = view.chest, view.camera
+    sheet = view.sheet()
+    carina = np.array([0.15 + 0.5 * chest.shift, chest.height(0.30)])
+    trachea = np.array([[0.1, -22.0], [0.15 + 0.2 * chest.shift, -12.0], carina])
+    camera.strokes(sheet, trachea[None], 1.7, 1.0)
+    right = np.array([carina, carina + (-2.2, 2.0), carina + (-3.6, 3.4)])
+    left = np.array([carina, carina + (2.4, 1.6), carina + (4.4, 2.6)])
+    camera.strokes(sheet, np.stack([right, left]), 1.1, 0.7)
+    soft = cv2.GaussianBlur(sheet, (0, 0), 0.18 * camera.pixels_per_cm).astype(np.float32)
+    view.water -= soft * np.float32(1.7 / 255.0)
+
+
+def _hila(view: Projection, rng: np.random.Generator) -> None:
+    for side in (RIGHT, LEFT):
+        x, y = view.hilum_at(side)
+        dx, dy = (
+            (view.x - np.float32(x)) * np.float32(1 / 1.25),
+            (view.y - np.float32(y + 0.5)) * np.float32(1 / 2.3),
+        )
+        bump = np.clip(np.float32(1.0) - dx * dx - dy * dy, 0.0, 1.0)
+        view.water += np.sqrt(bump) * np.float32(1.1 * view.chest.markings * rng.uniform(0.7, 1.2))
+
+
+def _breasts(view: Projection) -> None:
+    chest = view.chest
+    if not chest.breast:
+        return
+    dx = (view.r - np.float32(9.2)) * np.float32(1 / 6.8)
+    dy = (view.y - np.float32(chest.height(0.78) + chest.breast_drop)) * np.float32(1 / 6.0)
+    bump = np.clip(np.float32(1.0) - dx * dx - dy * dy, 0.0, 1.0)
+    lower = np.where(dy > 0, np.sqrt(bump), bump)
+    view.water += lower * np.float32(0.75 * chest.breast)
+
+
+def _abdomen(view: Projection, rng: np.random.Generator) -> None:
+    bubble = view.chest.bubble
+    offset = rng.uniform(-0.8, 1.2, 2)
+    if not bubble:
+        return
+    x = 6.0 + offset[0]
+    y = view.dome_at(x) + 2.0 + 0.6 * offset[1]
+    dx = (view.x - np.float32(x)) * np.float32(1 / (1.6 + 2.2 * bubble))
+    dy = (view.y - np.float32(y)) * np.float32(1 / (0.9 + 0.9 * bubble))
+    gas = np.sqrt(np.clip(np.float32(1.0) - dx * dx - dy * dy, 0.0, 1.0))
+    view.water -= gas * smoothstep(view.above, -0.2, -0.8) * np.float32(2.0 + 3.0 * bubble)
+
+
+def _oddities(view: Projection, rng: np.random.Generator) -> None:
+    """Skin folds, old scars: harmless lines that a reader must not take for disease."""
+    chest, camera = view.chest, view.camera
+    draw = rng.random(8)
+    if chest.fold:
+        side = LEFT if draw[0] < 0.5 else RIGHT
+        t = np.linspace(0, 1, 8)
+        x = SIGN[side] * (8.0 + 4.5 * draw[1] + (2.5 * draw[2] - 1.0) * t + 0.6 * np.sin(np.pi * t))
+        y = -8.0 + 6 * draw[3] + (9.0 + 8 * draw[4]) * t
+        sheet = view.sheet()
+        camera.strokes(sheet, np.stack([x, y], axis=1)[None], 0.35, 1.0)
+        view.water += sheet.astype(np.float32) * np.float32(0.8 * chest.fold / 255.0)
+    if chest.scar:
+        side = LEFT if draw[5] < 0.5 else RIGHT
+        v = 0.45 + 0.4 * draw[6]
+        x0, y0 = view.lung_x(side, v, 0.35 + 0.3 * draw[7]), chest.height(v)
+        line = np.array([[x0, y0], [x0 + SIGN[side] * (1.0 + 1.5 * chest.scar), y0 + 0.9 * draw[0]]])
+        sheet = view.sheet()
+        camera.strokes(sheet, line[None], 0.3, 1.0)
+        view.water += sheet.astype(np.float32) * np.float32(0.7 * chest.scar / 255.0) * view.lung
+
+
+def soft_band(value: FloatArray, centre: float, half: float) -> FloatArray:
+    """1 at the centre of a band, falling smoothly to 0 at its half-width."""
+    t = np.clip(np.float32(1.0) - np.abs(value - np.float32(centre)) * np.float32(1 / half), 0.0, 1.0)
+    return t * t * (np.float32(3.0) - np.float32(2.0) * t)

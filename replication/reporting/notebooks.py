@@ -1,0 +1,228 @@
+"""Executes the notebooks: jupytext percent script -> papermill -> a notebook file that is equal every time."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import papermill
+from nbformat import NotebookNode
+from papermill.exceptions import PapermillException, PapermillExecutionError
+
+from replication.errors import ConfigError, DataError, UserError, nearest
+from replication.reporting.tables import write_atomically
+
+SOURCES = Path(__file__).resolve().parents[2] / "notebooks"
+"""The notebooks of the repository, one jupytext percent script each."""
+
+KERNEL = "python3"
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,16}")
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+def execute_all(
+    tier: str,
+    results: Path,
+    work: Path,
+    names: Sequence[str],
+    *,
+    sources: Path = SOURCES,
+    jobs: int = 1,
+) -> list[Path]:
+    """Execute notebooks by name into ``<results>/notebooks/<name>.ipynb``.
+
+    Args:
+        tier: name or path of the tier, given to the notebooks as a parameter.
+        results: the tier's results folder. work: its work folder.
+        names: stems of scripts in ``sources``.
+        jobs: notebooks executed at once, each in a process of its own.
+
+    Returns:
+        The executed notebooks, in the order of ``names``.
+
+    Raises:
+        ConfigError: a name has no script (checked before anything runs).
+        DataError: a cell failed; names the notebook and the cell.
+    """
+    scripts = [_script(sources, name) for name in names]
+    parameters = {"tier": tier, "results": str(results), "work": str(work)}
+    targets = [results / "notebooks" / f"{name}.ipynb" for name in names]
+    if jobs <= 1 or len(scripts) <= 1:
+        return [execute(script, out, parameters) for script, out in zip(scripts, targets, strict=True)]
+    with ProcessPoolExecutor(min(jobs, len(scripts)), mp_context=get_context("spawn")) as pool:
+        done = [pool.submit(execute, s, out, parameters) for s, out in zip(scripts, targets, strict=True)]
+        return [future.result() for future in done]
+
+
+def execute(script: Path, out: Path, parameters: Mapping[str, Any]) -> Path:
+    """Execute one percent script with the running interpreter and write the normalised notebook.
+
+    The kernel's working folder is the caller's, so relative paths in ``parameters`` mean the same in both.
+
+    Args:
+        script: a jupytext percent script with a ``kernelspec`` in its header.
+        out: the ``.ipynb`` to write. parameters: replace those of the cell tagged ``parameters``.
+
+    Raises:
+        ConfigError: the script is missing, or lacks the kernelspec or the parameters cell.
+        DataError: a cell failed; ``out`` is left as it was.
+    """
+    notebook = _read(script, parameters)
+    with tempfile.TemporaryDirectory() as scratch, _interpreter_kernel(Path(scratch)):
+        source, executed = Path(scratch) / f"{script.stem}.ipynb", Path(scratch) / "executed.ipynb"
+        nbformat.write(notebook, source)
+        try:
+            papermill.execute_notebook(
+                str(source),
+                str(executed),
+                parameters=dict(parameters),
+                kernel_name=KERNEL,
+                cwd=str(Path.cwd()),
+                progress_bar=False,
+                log_output=False,
+                request_save_on_cell_execute=False,
+            )
+        except PapermillExecutionError as error:
+            raise _cell_error(script, error) from error
+        except PapermillException as error:
+            raise DataError("A notebook could not be executed.", where=script, found=error) from error
+        result = normalise(nbformat.read(executed, as_version=4), Path.cwd())
+    return write_atomically(out, nbformat.writes(result) + "\n")
+
+
+def normalise(notebook: NotebookNode, root: Path) -> NotebookNode:
+    """Drop what differs between two equal executions: times, durations, ids, addresses, absolute paths."""
+    paths = {f"{root}{os.sep}": "", str(root): ".", str(Path.home()) + os.sep: "~/"}
+    notebook = json.loads(json.dumps(notebook))
+    metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": KERNEL},
+        "language_info": {"name": "python"},
+    }
+    cells = []
+    for number, cell in enumerate(notebook["cells"]):
+        kept = {key: value for key, value in cell["metadata"].items() if key == "tags" and value}
+        clean = {**cell, "id": f"cell-{number:03d}", "metadata": kept}
+        if cell["cell_type"] == "code":
+            clean["outputs"] = [_clean_output(output, paths) for output in _merge_streams(cell["outputs"])]
+        clean["source"] = _replace(_text(cell["source"]), paths)
+        cells.append(clean)
+    result = {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+    node: NotebookNode = nbformat.from_dict(result)
+    nbformat.validate(node)
+    return node
+
+
+def _script(sources: Path, name: str) -> Path:
+    path = sources / f"{name}.py"
+    if not path.is_file():
+        known = [p.stem for p in sources.glob("*.py")]
+        raise ConfigError("No such notebook.", where=sources, found=name, remedy=nearest(name, known))
+    return path
+
+
+def _read(script: Path, parameters: Mapping[str, Any]) -> NotebookNode:
+    if not script.is_file():
+        raise ConfigError("No such notebook.", where=script)
+    notebook = jupytext.read(script, fmt="py:percent")
+    if notebook.metadata.get("kernelspec", {}).get("name") != KERNEL:
+        raise ConfigError(
+            "A notebook names its kernel.",
+            where=script,
+            found=notebook.metadata.get("kernelspec"),
+            allowed=f"a jupytext header with kernelspec name {KERNEL}",
+        )
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if parameters and len(tagged) != 1:
+        raise ConfigError(
+            "A notebook has exactly one cell tagged 'parameters'.", where=script, found=len(tagged)
+        )
+    return notebook
+
+
+@contextmanager
+def _interpreter_kernel(folder: Path) -> Iterator[None]:
+    """Make ``python3`` mean the running interpreter, whatever kernels are installed on the machine."""
+    spec = folder / "kernels" / KERNEL
+    spec.mkdir(parents=True)
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel = {"argv": command, "display_name": "Python 3", "language": "python"}
+    (spec / "kernel.json").write_text(json.dumps(kernel), encoding="utf-8")
+    wanted = {
+        "JUPYTER_PATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("JUPYTER_PATH")])]),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "IPYTHONDIR": str(folder / "ipython"),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+    before = {key: os.environ.get(key) for key in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
+
+
+def _cell_error(script: Path, error: PapermillExecutionError) -> UserError:
+    lines = [line for line in str(error.source).strip().splitlines() if line.strip()]
+    return DataError(
+        f"The notebook {script.stem!r} failed in cell {error.exec_count or error.cell_index}.",
+        where=f"{script}, cell that begins with: {lines[0].strip() if lines else ''}",
+        found=_ANSI.sub("", f"{error.ename}: {error.evalue}"),
+        remedy="mend the cause, then run `replicate report` again; nothing was written",
+    )
+
+
+def _merge_streams(outputs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All of stdout, then all of stderr, then the rest: how the two interleave is a matter of chance."""
+    texts: dict[str, str] = {}
+    others = []
+    for output in outputs:
+        if output["output_type"] == "stream":
+            texts[output["name"]] = texts.get(output["name"], "") + _text(output["text"])
+        else:
+            others.append(output)
+    streams = [
+        {"output_type": "stream", "name": name, "text": texts[name]}
+        for name in ("stdout", "stderr")
+        if name in texts
+    ]
+    return [*streams, *others]
+
+
+def _clean_output(output: dict[str, Any], paths: Mapping[str, str]) -> dict[str, Any]:
+    clean = dict(output)
+    if "text" in clean:
+        clean["text"] = _ADDRESS.sub("0x0", _replace(_text(clean["text"]), paths))
+    if "data" in clean:
+        clean["data"] = {
+            kind: _ADDRESS.sub("0x0", _replace(_text(content), paths))
+            if kind.startswith("text/")
+            else content
+            for kind, content in clean["data"].items()
+        }
+        clean["metadata"] = {}
+    return clean
+
+
+def _text(lines: str | list[str]) -> str:
+    return lines if isinstance(lines, str) else "".join(lines)
+
+
+def _replace(text: str, paths: Mapping[str, str]) -> str:
+    for path, short in paths.items():
+        text = text.replace(path, short)
+    return text

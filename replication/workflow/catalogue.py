@@ -1,0 +1,66 @@
+"""What ``replicate list`` can list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from replication.config import CONFIGS, load_protocol, load_recipes, load_tier, protocol_ids
+from replication.registry import DATASETS, METHODS, dataset_reader, method_class, names
+
+TASKS = {
+    "zero_shot_classification": "is the finding there? scored by prompts or queries, nothing is fitted",
+    "zero_shot_grounding": "where is it? heat maps against boxes or masks, nothing is fitted",
+    "zero_shot_relations": "in which anatomy and on which side? scores of (anatomy, pathology) pairs",
+}
+TABLES = {
+    "zero_shot_classification": "AUC, AP, F1 and accuracy per protocol",
+    "zero_shot_per_finding": "AUC per NIH finding",
+    "zero_shot_grounding": "pointing game, IoU, Dice, pixel AUC; laterality, site and relation AUC",
+}
+
+
+def methods() -> list[dict[str, Any]]:
+    """Registered methods with their supervision, recipes and variants."""
+    entries = []
+    for name in names(METHODS):
+        found, recipes = method_class(name), load_recipes(name)
+        entries.append(
+            {
+                "name": name,
+                "supervision": found.supervision,
+                "heatmap": found.heatmap_kind,
+                "recipes": sorted(recipes.recipes),
+                "variants": sorted(recipes.variants),
+            }
+        )
+    return entries
+
+
+def datasets() -> list[dict[str, Any]]:
+    """Registered data sets with their split rules."""
+    return [{"name": name, "splits": sorted(dataset_reader(name).splits)} for name in names(DATASETS)]
+
+
+def protocols() -> list[dict[str, Any]]:
+    """Protocols that come with the suite."""
+    found = [load_protocol(protocol_id) for protocol_id in protocol_ids()]
+    return [
+        {"id": p.id, "tasks": list(p.tasks), "findings": len(p.findings), "counts": p.counts} for p in found
+    ]
+
+
+def tiers() -> list[dict[str, Any]]:
+    """Tiers that come with the suite."""
+    found = [load_tier(path.stem) for path in sorted((CONFIGS / "tiers").glob("*.yaml"))]
+    return [{"name": tier.name, "description": tier.description} for tier in found]
+
+
+CATALOGUES: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "methods": methods,
+    "datasets": datasets,
+    "protocols": protocols,
+    "tiers": tiers,
+    "tasks": lambda: [{"name": name, "what": what} for name, what in TASKS.items()],
+    "tables": lambda: [{"name": name, "what": what} for name, what in TABLES.items()],
+}

@@ -1,0 +1,151 @@
+"""What a tier consists of: its folders, its data sets and its runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from replication.config import Protocol, RunConfig, TierConfig, load_protocol, load_tier, resolve
+from replication.errors import ConfigError, nearest
+from replication.registry import METHODS, dataset_reader, method_class, names
+
+RUN_KEY = re.compile(r"(?P<method>[^~.]+)(~(?P<variant>[^.]+))?\.(?P<recipe>[^.]+)\.seed(?P<seed>\d+)")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pre-training run of a tier.
+
+    Attributes:
+        label: ``medslip`` or ``medslip/no-protocl``.
+    """
+
+    label: str
+    recipe: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Name of the run's folder and job, e.g. ``medslip~no-protocl.matched.seed0``."""
+        return f"{self.label.replace('/', '~')}.{self.recipe}.seed{self.seed}"
+
+    @classmethod
+    def from_key(cls, key: str) -> Run:
+        """The run of a folder name.
+
+        Raises:
+            ConfigError: not such a name.
+        """
+        match = RUN_KEY.fullmatch(key)
+        if match is None:
+            raise ConfigError("Not the name of a run.", found=key, allowed="METHOD[~VARIANT].RECIPE.seedN")
+        label = match["method"] + (f"/{match['variant']}" if match["variant"] else "")
+        return cls(label, match["recipe"], int(match["seed"]))
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of a tier.
+
+    Attributes:
+        work: everything that can be rebuilt; ignored by git.
+        results: tables, figures, executed notebooks, rows and predictions.
+    """
+
+    tier: TierConfig
+    work: Path
+    results: Path
+
+    @classmethod
+    def open(cls, tier: str, work: Path = Path("work"), results: Path = Path("results")) -> Workspace:
+        """The folders of a tier below the two roots."""
+        config = load_tier(tier)
+        return cls(config, work / config.name, results / config.name)
+
+    def raw(self, dataset: str) -> Path:
+        """The data set in its own on-disk format; for real data a link to where they lie."""
+        return self.work / "raw" / dataset
+
+    def prepared(self, dataset: str) -> Path:
+        """Manifest and image cache."""
+        return self.work / "prepared" / dataset
+
+    @property
+    def text(self) -> Path:
+        """The text encoder that is trained in the pipeline."""
+        return self.work / "text" / "tiny-bert"
+
+    def run(self, run: Run) -> Path:
+        """Weights and log of a run."""
+        return self.work / "runs" / run.key
+
+    @property
+    def predictions(self) -> Path:
+        """Scores and heat maps, a folder per run id."""
+        return self.results / "predictions"
+
+    @property
+    def rows(self) -> Path:
+        """Measured rows, a file per run id."""
+        return self.results / "rows"
+
+
+def runs(tier: TierConfig, only: Iterable[str] = ()) -> list[Run]:
+    """All runs of a tier, seed by seed so that a first full picture comes early.
+
+    Args:
+        only: labels to keep, e.g. ``medslip`` or ``medslip/no-protocl``; empty keeps all.
+
+    Raises:
+        ConfigError: a label is not in the tier; names the nearest.
+    """
+    labels = [*tier.methods, *tier.variants]
+    wanted = list(only) or labels
+    for label in wanted:
+        if label not in labels:
+            known = {*labels, *names(METHODS)}
+            raise ConfigError(
+                f"Nothing of that name in tier {tier.name}.", found=label, remedy=nearest(label, known)
+            )
+    return [Run(label, tier.recipe, seed) for seed in tier.seeds for label in labels if label in wanted]
+
+
+def protocols(tier: TierConfig) -> list[Protocol]:
+    """The protocols a tier evaluates."""
+    return [load_protocol(protocol_id) for protocol_id in tier.protocols]
+
+
+def datasets(tier: TierConfig) -> list[str]:
+    """Data sets a tier needs: that of pre-training and those of its protocols."""
+    return sorted({tier.pretrain, *(protocol.dataset for protocol in protocols(tier))})
+
+
+def split_rule(tier: TierConfig, dataset: str) -> str:
+    """The split a tier prepares a data set with: that of its protocols, or the reader's default.
+
+    Raises:
+        ConfigError: two protocols of the tier want different splits of one data set.
+    """
+    wanted = {protocol.split for protocol in protocols(tier) if protocol.dataset == dataset}
+    if len(wanted) > 1:
+        raise ConfigError(
+            f"Tier {tier.name} asks for two splits of {dataset}.",
+            found=sorted(wanted),
+            remedy="put the protocols into two tiers, or prepare the second split into another folder",
+        )
+    return wanted.pop() if wanted else str(dataset_reader(dataset).default_split)
+
+
+def run_config(workspace: Workspace, run: Run, data_fingerprint: str = "") -> RunConfig:
+    """The full configuration of a run in a workspace."""
+    method = run.label.partition("/")[0]
+    return resolve(
+        workspace.tier,
+        run.label,
+        run.seed,
+        recipe=run.recipe,
+        settings_class=method_class(method).settings_class,
+        data_fingerprint=data_fingerprint,
+    )

@@ -1,0 +1,242 @@
+"""The steps of a replication, one function each; the command line and the Snakefile call nothing else.
+
+Imports of the heavy parts are inside the functions, so that a job loads only what it needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from replication.config import Protocol, RunConfig, digest, load_protocol
+from replication.errors import DataError
+from replication.workflow.plan import Run, Workspace, protocols, run_config, runs, split_rule
+
+if TYPE_CHECKING:
+    from replication.data.batches import PreparedData
+    from replication.knowledge.text_encoder import TextEncoder
+
+
+def make_phantom(workspace: Workspace, dataset: str, *, workers: int = 1, progress: bool = True) -> Path:
+    """Generate a phantom data set in the on-disk format of the real one.
+
+    Raises:
+        DataError: the tier has no phantom, or none of that data set.
+    """
+    from replication.phantom.writers import write_phantom
+
+    phantom = workspace.tier.phantom
+    if phantom is None or dataset not in phantom.patients:
+        raise DataError(
+            "This tier does not generate that data set.",
+            where=f"tier {workspace.tier.name}",
+            found=dataset,
+            allowed=sorted(phantom.patients) if phantom else "real data only",
+            remedy=f"link the real data set to {workspace.raw(dataset)}",
+        )
+    out = workspace.raw(dataset)
+    # Snakemake makes the folder of its output before the job runs.
+    if out.is_dir() and not (out / "phantom.json").exists():
+        shutil.rmtree(out)
+    write_phantom(
+        dataset,
+        out,
+        n_patients=phantom.patients[dataset],
+        size=phantom.image_size,
+        seed=phantom.seed,
+        workers=workers,
+        progress=progress,
+    )
+    return out
+
+
+def prepare_dataset(workspace: Workspace, dataset: str, *, workers: int = 1, progress: bool = True) -> Path:
+    """Check a data set and write its manifest and image cache.
+
+    Raises:
+        DataError: the data set is not there, or damaged.
+    """
+    from replication.data.prepare import prepare
+
+    source, out = workspace.raw(dataset), workspace.prepared(dataset)
+    if not source.exists():
+        raise DataError(
+            f"{dataset} is not there.",
+            where=source,
+            remedy=f"link the folder of the real data set to {source}, or run a tier that generates it",
+        )
+    if out.is_dir() and not (out / "prepare.json").exists():
+        shutil.rmtree(out)
+    equalize = any(p.equalize for p in protocols(workspace.tier) if p.dataset == dataset)
+    return prepare(
+        dataset,
+        source,
+        out,
+        size=workspace.tier.image_size,
+        split=split_rule(workspace.tier, dataset),
+        workers=workers,
+        progress=progress,
+        equalize=equalize,
+    )
+
+
+def train_text_encoder(workspace: Workspace, *, threads: int = 1, progress: bool = True) -> Path:
+    """Train the tiny BERT on the reports of the pre-training split."""
+    import torch
+
+    from replication.data.batches import PreparedData
+    from replication.knowledge.descriptions import load_descriptions
+    from replication.knowledge.tiny_bert import train_tiny_bert
+
+    torch.set_num_threads(threads)
+    config = workspace.tier.text
+    data = PreparedData.open(workspace.prepared(workspace.tier.pretrain))
+    studies = sorted(set(data.manifest["study_id"].iloc[data.rows("train")]))
+    reports = [data.reports[study] for study in studies]
+    out = workspace.text
+    if out.exists():
+        shutil.rmtree(out)
+    train_tiny_bert(
+        reports,
+        load_descriptions(config.descriptions),
+        out,
+        seed=config.seed,
+        vocab_size=config.vocabulary_size,
+        hidden=config.hidden,
+        layers=config.layers,
+        heads=config.heads,
+        epochs=config.epochs,
+        progress=progress,
+    )
+    return out
+
+
+def load_text_encoder(workspace: Workspace) -> TextEncoder:
+    """The tier's text encoder: the one trained in the pipeline, or a pre-trained one by id or path."""
+    from replication.knowledge.text_encoder import TextEncoder
+
+    text = workspace.tier.text
+    if text.kind == "tiny-bert":
+        return TextEncoder.from_pretrained(workspace.text, local_files_only=True)
+    return TextEncoder.from_pretrained(text.name_or_path)
+
+
+def configured(workspace: Workspace, run: Run, data: PreparedData, text_encoder: TextEncoder) -> RunConfig:
+    """The configuration of a run, tied to the data and the text encoder it is trained with."""
+    both = f"{data.fingerprint}:{text_encoder.fingerprint}"
+    return run_config(workspace, run, hashlib.sha256(both.encode()).hexdigest())
+
+
+def pretrain_run(workspace: Workspace, run: Run, *, threads: int = 1, progress: bool = True) -> Path:
+    """Pre-train one run; resumes where it was interrupted, returns at once when it is done."""
+    from replication.data.batches import PreparedData
+    from replication.training import pretrain
+
+    data = PreparedData.open(workspace.prepared(workspace.tier.pretrain))
+    text_encoder = load_text_encoder(workspace)
+    config = configured(workspace, run, data, text_encoder)
+    return pretrain(config, data, text_encoder, workspace.run(run), threads=threads, progress=progress)
+
+
+def evaluate_run(
+    workspace: Workspace,
+    run: Run,
+    *,
+    protocol_ids: Iterable[str] = (),
+    prepared: Path | None = None,
+    threads: int = 1,
+) -> None:
+    """Predictions and rows of one run on the tier's protocols, or on others.
+
+    Args:
+        protocol_ids: protocols instead of the tier's.
+        prepared: folder of the prepared data set, if it is not the tier's own.
+
+    Raises:
+        DataError: the data set was prepared with another split than the protocol names.
+    """
+    import torch
+
+    from replication.checkpoints import load_run
+    from replication.data.batches import PreparedData
+    from replication.tasks.evaluate import evaluate
+
+    torch.set_num_threads(threads)
+    text_encoder = load_text_encoder(workspace)
+    method, config = load_run(workspace.run(run), text_encoder)
+    chosen: list[Protocol] = [load_protocol(p) for p in protocol_ids] or protocols(workspace.tier)
+    for protocol in chosen:
+        data = PreparedData.open(prepared or workspace.prepared(protocol.dataset))
+        evaluate(
+            workspace.run(run),
+            method,
+            config,
+            protocol,
+            data,
+            predictions_folder=workspace.predictions,
+            rows_folder=workspace.rows,
+            bootstrap=workspace.tier.bootstrap,
+            batch_size=workspace.tier.evaluation_batch_size,
+            threads=threads,
+        )
+
+
+def collect_rows(workspace: Workspace, only: Iterable[str] = ()) -> Path:
+    """One ``rows.parquet`` of the tier's runs, whatever else lies in the rows folder."""
+    from replication.checkpoints import read_run_config
+    from replication.records import merge_rows
+
+    ids = [read_run_config(workspace.run(run)).run_id for run in runs(workspace.tier, only)]
+    return merge_rows(workspace.rows, workspace.results / "rows.parquet", run_ids=ids)
+
+
+def snakemake_command(
+    workspace: Workspace,
+    *,
+    work: Path,
+    results: Path,
+    tier: str,
+    only: Iterable[str],
+    cores: int,
+    dry_run: bool,
+) -> list[str]:
+    """The Snakemake call behind ``replicate run``."""
+    import sys
+
+    return [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(Path(__file__).with_name("Snakefile")),
+        "--directory",
+        str(Path.cwd()),
+        "--cores",
+        str(cores),
+        "--rerun-incomplete",
+        "--rerun-triggers",
+        "mtime",
+        "params",
+        "input",
+        "--keep-going",
+        *(["--dry-run", "--quiet", "rules"] if dry_run else ["--quiet", "rules"]),
+        "--config",
+        f"tier={tier}",
+        f"work={work}",
+        f"results={results}",
+        f"only={','.join(only)}",
+    ]
+
+
+def environment_for_jobs() -> dict[str, str]:
+    """The environment of jobs: one thread for numerical libraries, so that parallel jobs do not compete."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
+
+
+def configuration_summary(config: RunConfig) -> str:
+    """One line for a person: run id and what it is."""
+    return f"{config.run_id}  {config.label}  {config.recipe}  seed {config.seed}  ({digest(config)[:8]})"

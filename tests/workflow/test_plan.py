@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from replication.config import load_tier
+from replication.errors import ConfigError
+from replication.workflow.plan import Run, Workspace, datasets, run_config, runs, split_rule
+
+
+@pytest.mark.parametrize("label", ["medslip", "medslip/no-protocl"])
+def test_run_key_round_trips(label: str) -> None:
+    run = Run(label, "matched", 3)
+    assert Run.from_key(run.key) == run
+
+
+def test_a_folder_name_that_is_no_run_is_refused() -> None:
+    with pytest.raises(ConfigError, match="METHOD"):
+        Run.from_key("medslip")
+
+
+def test_runs_come_seed_by_seed_and_only_filters() -> None:
+    tier = load_tier("phantom")
+    everything = runs(tier)
+    assert len(everything) == len(tier.seeds) * (len(tier.methods) + len(tier.variants))
+    assert [run.seed for run in everything] == sorted(run.seed for run in everything)
+    assert {run.label for run in runs(tier, ["medklip"])} == {"medklip"}
+
+
+def test_unknown_label_suggests_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'medklip'"):
+        runs(load_tier("phantom"), ["medclip"])
+
+
+def test_run_ids_differ_between_methods_seeds_and_data(tmp_path: Path) -> None:
+    workspace = Workspace.open("phantom", tmp_path / "work", tmp_path / "results")
+    ids = {run_config(workspace, run, data).run_id for run in runs(workspace.tier) for data in ("a", "b")}
+    assert len(ids) == 2 * len(runs(workspace.tier))
+
+
+def test_datasets_include_pretraining_and_protocols() -> None:
+    tier = load_tier("phantom")
+    assert tier.pretrain in datasets(tier)
+    assert split_rule(tier, "nih-cxr14") == "official"
+
+
+def test_two_splits_of_one_data_set_in_one_tier_are_refused() -> None:
+    tier = load_tier("phantom").model_copy(
+        update={"protocols": ("nih-cxr14/phantom/v1", "nih-cxr14/patient-seeded/v1")}
+    )
+    with pytest.raises(ConfigError, match="two splits of nih-cxr14"):
+        split_rule(tier, "nih-cxr14")
