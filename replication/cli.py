@@ -13,7 +13,13 @@ import typer
 from replication.errors import ConfigError, UserError, nearest
 from replication.workflow.plan import Run, Workspace, datasets, runs
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, rich_markup_mode=None)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help=__doc__,
+)
 data_app = typer.Typer(
     no_args_is_help=True, help="Generate, prepare and verify data sets.", rich_markup_mode=None
 )

@@ -104,6 +104,39 @@ class ImportReport:
     ignored: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class ReferenceInputs:
+    """Inputs of a numerical reference of the released code; everything that code draws or embeds is given.
+
+    Attributes:
+        images: ``[B, 3, H, W]``. triplets: ``[B, 51, 75]`` int8.
+        anatomy_book: ``[51, D]``; pathology_book: ``[75, D]``; they replace the text encoder's output.
+        index_pathology: ``[B, 75, 8]`` sampled anatomies; index_anatomy: ``[B, 51, 8]`` sampled pathologies.
+            Slots 1 to 7 are negatives; slot 0 is the positive where the method samples one.
+    """
+
+    images: Tensor
+    triplets: Tensor
+    anatomy_book: Tensor
+    pathology_book: Tensor
+    index_pathology: Tensor
+    index_anatomy: Tensor
+
+
+@dataclass(frozen=True)
+class ReferenceOutputs:
+    """What a method answers to ``ReferenceInputs``.
+
+    Attributes:
+        losses: parts named as in the reference.
+        tensors: by the reference's names: ``logits*`` ``[B, Q, 2]``, ``attention*`` ``[layers, B, Q, K]``
+            (all queries), ``patches*`` ``[B, K, d]``.
+    """
+
+    losses: Losses
+    tensors: dict[str, Tensor]
+
+
 class Settings(BaseModel):
     """Base of every method's own settings: typed, immutable, unknown keys refused."""
 
@@ -172,6 +205,16 @@ class Method(nn.Module, ABC):
         from replication.errors import CheckpointError
 
         raise CheckpointError(f"No released checkpoint is known for {self.name}.", where=path)
+
+    def reference_outputs(self, inputs: ReferenceInputs) -> ReferenceOutputs:
+        """Losses and tensors on a numerical reference, for ``replicate checkpoint parity`` (optional).
+
+        The given books become the model's own.
+
+        Raises:
+            TypeError: the method has no such reference.
+        """
+        raise TypeError(f"{self.name} has no numerical reference of released code.")
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
         """Optimiser groups: 1-D tensors and biases without weight decay, the rest with it."""

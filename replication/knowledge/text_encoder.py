@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -84,7 +85,7 @@ class TextEncoder(nn.Module):
         name = str(name_or_path)
         try:
             # A missing pooler is initialised at random; that must not move the caller's random state.
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), _quiet():
                 model, info = AutoModel.from_pretrained(
                     name, local_files_only=local_files_only, use_safetensors=True, output_loading_info=True
                 )
@@ -222,8 +223,26 @@ class TextEncoder(nn.Module):
     def save(self, folder: Path) -> None:
         """Write the encoder as a Hugging Face folder that ``from_pretrained`` reads."""
         model: Any = self.model
-        model.save_pretrained(folder)
+        with _quiet():
+            model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the loading bar and the report of unused weights; what is missing is checked by us."""
+    import transformers
+
+    logging: Any = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _first_id(preferred: int | None, fallback: int | None, name: str, role: str) -> int:

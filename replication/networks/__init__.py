@@ -1,0 +1,1 @@
+"""Shared parts of methods: image trunk, text tower, query decoder, books, and what their losses share."""

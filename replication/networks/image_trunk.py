@@ -60,7 +60,7 @@ class ResNetTrunk(ImageTrunk):
         return self.stages(images)[-1]
 
     def stages(self, images: Tensor) -> list[Tensor]:
-        """``[B, 3, H, W]`` -> maps at H/2 (stem, before pooling), H/4, H/8, H/16 and, for four stages, H/32."""
+        """``[B, 3, H, W]`` -> maps at H/2 (stem, before pooling), H/4, H/8, H/16 and, with stage 4, H/32."""
         x = images.contiguous(memory_format=torch.channels_last)
         maps = [torch.relu(self.bn1(self.conv1(x)))]
         x = nn.functional.max_pool2d(maps[0], kernel_size=3, stride=2, padding=1)

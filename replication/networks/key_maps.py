@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from replication.errors import CheckpointError
@@ -33,8 +35,6 @@ def _read(path: Path) -> object:
         raise CheckpointError("No such checkpoint.", where=path, remedy="check the path")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -45,14 +45,10 @@ def _read(path: Path) -> object:
             allowed="a state_dict, or a dictionary with the entry 'model'",
             remedy="save the entry 'model' alone where the file is trusted, and load that",
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(
             "The checkpoint cannot be read.", where=path, found=error, remedy="fetch the file again"
         ) from error
-    except Exception as error:  # safetensors raises its own error type, which has no common base
-        if type(error).__module__.startswith("safetensors"):
-            raise CheckpointError("The checkpoint is damaged.", where=path, found=error) from error
-        raise
 
 
 def _unwrap(content: object, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

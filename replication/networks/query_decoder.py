@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from replication.networks.dropout import Dropout
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -29,7 +31,8 @@ class Attention(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(f"d_model {width} is no multiple of the number of heads {heads}")
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
+        self.dropout = Dropout(dropout)
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
@@ -66,7 +69,7 @@ class Attention(nn.Module):
         # a CPU, and because the fused kernel gives no maps; on a GPU the fused one is used where it can be.
         if q.is_cuda and not want_maps and batch is None:
             q = q.expand(k.shape[0], -1, -1, -1)
-            rate = self.dropout if self.training else 0.0
+            rate = self.dropout.rate if self.training else 0.0
             mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate)
             return self._merge(mixed), None
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
@@ -75,11 +78,11 @@ class Attention(nn.Module):
         maps = scores.softmax(dim=-1)
         if batch is not None:
             maps = maps.expand(batch, -1, -1, -1)
-        maps = functional.dropout(maps, self.dropout, self.training)
+        maps = self.dropout(maps)
         return self._merge(maps @ v), maps.mean(dim=1) if want_maps else None
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
     def _merge(self, x: Tensor) -> Tensor:
         merged: Tensor = self.out_proj(x.transpose(1, 2).flatten(-2))
@@ -98,14 +101,14 @@ class DecoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
         self.norm3 = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, y: Tensor, memory: Tensor, *, mask: Tensor | None, want_maps: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Queries ``[b, Q, d]`` (b is B, or 1 where all images share them), patches ``[B, K, d]``."""
         # With dropout every image must get draws of its own, so the shared queries are repeated here.
-        own_draws = memory.shape[0] if y.shape[0] == 1 and self.training and self.dropout.p > 0 else None
+        own_draws = memory.shape[0] if y.shape[0] == 1 and self.dropout.active else None
         mixed, _ = self.self_attn(self.norm1(y), batch=own_draws, mask=mask)
         y = y + self.dropout(mixed)
         mixed, maps = self.multihead_attn(self.norm2(y), memory, want_maps=want_maps)

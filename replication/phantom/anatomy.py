@@ -6,7 +6,7 @@ relative height v, 0 at the lung apex and 1 at the costophrenic angle.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -60,6 +60,7 @@ class Chest:
     heart: float
     heart_right: float
     knob: float
+    tortuous: float
     shift: float
     depth: float
     wall: float
@@ -75,13 +76,10 @@ class Chest:
     breast: float
     breast_drop: float
     bubble: float
-    tortuous: float
     scar: float
     fold: float
-    supine: bool = False
-    vessel_seed: tuple[int, ...] = (0,)
-    visible: bool = True
-    pleura: list[str] = field(default_factory=list)
+    supine: bool
+    vessel_seed: tuple[int, ...]
 
     def height(self, v: float) -> float:
         """y of a relative height."""
@@ -108,35 +106,46 @@ class Chest:
 
 
 @lru_cache(maxsize=64)
-def _habitus(seed: int, patient: int) -> dict[str, float | tuple[float, ...]]:
-    """What does not change from one film of a patient to the next."""
+def _habitus(seed: int, patient: int) -> Chest:
+    """The chest of a patient on an average PA film."""
     rng = np.random.default_rng([seed, 11, patient])
-    n = rng.standard_normal(16)
-    woman = rng.random() < 0.5
-    stout = float(np.clip(n[0], -1.8, 2.2))
-    tall = float(np.clip(n[1], -2, 2))
-    return {
-        "width": 13.1 + 0.55 * n[2] - (0.5 if woman else 0.0) + 0.25 * stout,
-        "length": 23.2 + 1.1 * tall - 0.5 * stout - (0.9 if woman else 0.0),
-        "dome": (0.0 + 0.35 * n[3], 0.95 + 0.35 * n[4]),
-        "arch": float(np.clip(3.6 + 0.6 * n[5], 2.2, 5.2)),
-        "bend": (0.025 * n[6], 0.025 * n[7]),
-        "heart": float(np.clip(0.93 + 0.075 * n[8] + 0.02 * stout, 0.74, 1.09)),
-        "heart_right": float(np.clip(1.0 + 0.07 * n[9], 0.82, 1.15)),
-        "knob": float(np.clip(0.15 + 0.35 * n[10], -0.4, 1.1)),
-        "tortuous": float(np.clip(0.25 * n[11], -0.2, 0.7)),
-        "depth": 20.5 + 1.6 * stout + 0.5 * n[12],
-        "wall": 2.6 + 0.9 * stout,
-        "shoulder": -12.6 + 0.8 * n[13],
-        "density": float(np.clip(0.25 + 0.022 * n[14], 0.2, 0.31)),
-        "markings": float(np.clip(1.0 + 0.18 * n[15], 0.6, 1.45)),
-        "rib_slope": float(rng.normal(0, 1)),
-        "rib_bone": float(rng.uniform(0.55, 1.15)),
-        "rib_width": float(rng.uniform(0.95, 1.35)),
-        "breast": float(rng.uniform(1.2, 4.2)) if woman and rng.random() < 0.8 else 0.0,
-        "breast_drop": float(rng.uniform(-1.5, 2.0)),
-        "scar": float(rng.random() < 0.25) * float(rng.uniform(0.3, 1.0)),
-    }
+    n = rng.standard_normal(18)
+    woman = bool(rng.random() < 0.5)
+    stout, tall = float(np.clip(n[0], -1.8, 2.2)), float(np.clip(n[1], -2, 2))
+    apex = -13.0
+    base = apex + 23.4 + 1.1 * tall - 0.5 * stout - (0.9 if woman else 0.0)
+    arch = float(np.clip(3.4 + 0.6 * n[5], 2.0, 5.0))
+    return Chest(
+        apex=apex,
+        base=base,
+        width=13.1 + 0.55 * n[2] + 0.25 * stout - (0.5 if woman else 0.0),
+        dome=base - arch + np.array([0.35 * n[3], 0.95 + 0.35 * n[4]]),
+        arch=arch,
+        outer_bend=0.025 * n[6:8],
+        heart=float(np.clip(0.93 + 0.075 * n[8] + 0.02 * stout, 0.74, 1.09)),
+        heart_right=float(np.clip(1.0 + 0.07 * n[9], 0.82, 1.15)),
+        knob=float(np.clip(0.15 + 0.35 * n[10], -0.4, 1.1)),
+        tortuous=float(np.clip(0.25 * n[11], -0.2, 0.7)),
+        shift=0.0,
+        depth=20.5 + 1.6 * stout + 0.5 * n[12],
+        wall=2.6 + 0.9 * stout,
+        shoulder=-12.6 + 0.8 * n[13],
+        density=float(np.clip(0.25 + 0.022 * n[14], 0.2, 0.31)),
+        markings=float(np.clip(1.0 + 0.18 * n[15], 0.6, 1.45)),
+        upper_markings=0.75,
+        rib_slope=n[16],
+        rib_bone=float(rng.uniform(0.5, 1.1)),
+        rib_width=float(rng.uniform(0.95, 1.35)),
+        clavicle=0.35 * n[17],
+        scapula=float(rng.random() < 0.3) * 0.4,
+        breast=float(rng.uniform(1.2, 4.2)) if woman and rng.random() < 0.8 else 0.0,
+        breast_drop=float(rng.uniform(-1.5, 2.0)),
+        bubble=0.0,
+        scar=float(rng.random() < 0.25) * float(rng.uniform(0.3, 1.0)),
+        fold=0.0,
+        supine=False,
+        vessel_seed=(seed, 13, patient),
+    )
 
 
 def chest(seed: int, patient: int, image: int, view: View) -> Chest:
@@ -148,52 +157,35 @@ def chest(seed: int, patient: int, image: int, view: View) -> Chest:
         image: depth of breath, turn and other things that differ between films derive from it.
         view: ``AP`` films are taken closer, in shallower breath, with the shoulder blades over the lungs.
     """
-    fixed = _habitus(seed, patient)
+    usual = _habitus(seed, patient)
     rng = np.random.default_rng([seed, 12, image])
-    n = rng.standard_normal(6)
+    n = rng.standard_normal(7)
+    draw = rng.random(5)
     supine = view == "AP"
-    length = float(fixed["length"]) + 0.5 * n[0] - (1.6 if supine else 0.0)  # type: ignore[arg-type]
-    magnified = 1.07 if supine else 1.0
-    apex = -13.0 + 0.3 * n[1]
-    base = apex + length
-    dome = base - float(fixed["arch"]) + np.asarray(fixed["dome"]) + 0.15 * rng.standard_normal(2)  # type: ignore[arg-type]
-    number = {k: float(v) for k, v in fixed.items() if not isinstance(v, tuple)}
-    return Chest(
-        apex=apex,
-        base=base,
-        width=number["width"],
-        dome=dome,
-        arch=number["arch"],
-        outer_bend=np.asarray(fixed["bend"]),
-        heart=number["heart"] * magnified * (1 + 0.012 * n[2]),
-        heart_right=number["heart_right"] * magnified,
-        knob=number["knob"],
-        shift=0.22 * n[3],
-        depth=number["depth"] - (0.8 if supine else 0.0),
-        wall=number["wall"],
-        shoulder=number["shoulder"] - (0.8 if supine else 0.0),
-        density=number["density"] + (0.02 if supine else 0.0) + 0.008 * n[4],
-        markings=number["markings"],
+    breath = 0.4 * n[0] - (1.3 if supine else 0.0)
+    return replace(
+        usual,
+        apex=usual.apex + 0.2 * n[1],
+        base=usual.base + breath,
+        dome=usual.dome + breath + 0.15 * n[5:7],
+        heart=usual.heart * (1.07 if supine else 1.0) * (1 + 0.012 * n[2]),
+        heart_right=usual.heart_right * (1.07 if supine else 1.0),
+        shift=0.2 * n[3],
+        depth=usual.depth - (0.8 if supine else 0.0),
+        shoulder=usual.shoulder - (0.8 if supine else 0.0),
+        density=usual.density + (0.02 if supine else 0.0) + 0.008 * n[4],
         upper_markings=1.0 if supine else 0.75,
-        rib_slope=number["rib_slope"],
-        rib_bone=number["rib_bone"],
-        rib_width=number["rib_width"],
-        clavicle=0.7 if supine else 0.0,
-        scapula=float(rng.uniform(0.3, 1.0)) if supine else float(rng.random() < 0.25) * 0.4,
-        breast=number["breast"] * (0.8 if supine else 1.0),
-        breast_drop=number["breast_drop"],
-        bubble=float(rng.uniform(0.4, 1.0)) if rng.random() < (0.3 if supine else 0.65) else 0.0,
-        tortuous=number["tortuous"],
-        scar=number["scar"],
-        fold=float(rng.uniform(0.4, 1.0)) if rng.random() < (0.2 if supine else 0.06) else 0.0,
+        clavicle=usual.clavicle + (0.7 if supine else 0.0),
+        scapula=0.3 + 0.7 * draw[0] if supine else usual.scapula,
+        bubble=0.4 + 0.6 * draw[1] if draw[2] < (0.3 if supine else 0.65) else 0.0,
+        fold=0.4 + 0.6 * draw[3] if draw[4] < (0.2 if supine else 0.06) else 0.0,
         supine=supine,
-        vessel_seed=(seed, 13, patient),
     )
 
 
 @lru_cache(maxsize=32)
 def vessels(seed: tuple[int, ...]) -> tuple[NDArray[np.float32], ...]:
-    """Branching pulmonary vessels of both lungs, one array [branches, 4, 2] a generation.
+    """Branching pulmonary vessels of both lungs, one array [branches, 3, 2] a generation.
 
     Coordinates are relative: the first from the hilum (0) to the chest wall (1), negative for the right
     lung, the second the distance below the hilum in the same unit; ``projection`` scales them to the lung.
@@ -205,9 +197,9 @@ def vessels(seed: tuple[int, ...]) -> tuple[NDArray[np.float32], ...]:
     start = np.stack([0.04 * np.cos(angle), 0.10 * np.sin(angle)], axis=1)
     length = rng.uniform(0.17, 0.27, side.size) * (1.0 + 0.35 * np.abs(np.sin(angle)))
     generations = []
-    for _ in range(6):
+    for _ in range(5):
         bend = rng.normal(0, 0.16, side.size)
-        t = np.linspace(0, 1, 4)[None, :]
+        t = np.linspace(0, 1, 3)[None, :]
         turn = angle[:, None] + bend[:, None] * t
         steps = np.stack([np.cos(turn), np.sin(turn)], axis=2) * (length[:, None] * t)[..., None]
         path = start[:, None, :] + steps

@@ -7,7 +7,6 @@ y downwards, both in cm.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import cv2
@@ -17,8 +16,8 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
-FIELD = 42.0
-"""Width of the square field at scale 1, in cm (a 17 inch cassette)."""
+FIELD = 36.0
+"""Width of the square field at scale 1, in cm (a 14 inch cassette)."""
 
 _SHIFT = 4
 _BANK = 512
@@ -36,53 +35,43 @@ def _bank() -> FloatArray:
     return np.ascontiguousarray(smooth / smooth.std(), dtype=np.float32)
 
 
-@dataclass(frozen=True)
 class Camera:
     """Pose of the chest in the field.
 
-    Attributes:
+    Args:
         size: pixels a side.
         scale: magnification (1 shows ``FIELD`` cm).
         rotation: of the body in the image plane, degrees, clockwise.
         shift: of the body in the field, cm (x, y).
+
+    Attributes:
+        pixels_per_cm: the scale of the image.
+        forward: the affine map from cm to pixels, [2, 3].
+        inverse: the affine map from pixels to cm, [2, 3].
     """
 
-    size: int
-    scale: float = 1.0
-    rotation: float = 0.0
-    shift: tuple[float, float] = (0.0, 0.0)
-
-    @property
-    def pixels_per_cm(self) -> float:
-        """Pixels a centimetre."""
-        return self.size / FIELD * self.scale
-
-    def forward(self) -> NDArray[np.float64]:
-        """The affine map from cm to pixels, [2, 3]."""
-        angle = np.deg2rad(self.rotation)
-        linear = self.pixels_per_cm * np.array(
-            [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-        )
-        centre = np.full(2, (self.size - 1) / 2)
-        return np.column_stack([linear, linear @ np.array(self.shift) + centre])
-
-    def inverse(self) -> NDArray[np.float64]:
-        """The affine map from pixels to cm, [2, 3]."""
-        linear = self.forward()
-        back = np.linalg.inv(linear[:, :2])
-        return np.column_stack([back, -back @ linear[:, 2]])
+    def __init__(
+        self, size: int, scale: float = 1.0, rotation: float = 0.0, shift: tuple[float, float] = (0.0, 0.0)
+    ) -> None:
+        self.size = size
+        self.pixels_per_cm = size / FIELD * scale
+        cosine, sine = np.cos(np.deg2rad(rotation)), np.sin(np.deg2rad(rotation))
+        linear = self.pixels_per_cm * np.array([[cosine, -sine], [sine, cosine]])
+        offset = linear @ np.array(shift) + (size - 1) / 2
+        back = linear.T / self.pixels_per_cm**2
+        self.forward = np.column_stack([linear, offset])
+        self.inverse = np.column_stack([back, -back @ offset])
+        self._fixed = (self.forward * (1 << _SHIFT)).T.copy()
 
     def grid(self) -> tuple[FloatArray, FloatArray]:
         """Chest coordinates x and y of every pixel, each [size, size], in cm."""
-        (a, b, c), (d, e, f) = self.inverse().astype(np.float32)
+        (a, b, c), (d, e, f) = self.inverse.astype(np.float32)
         step = np.arange(self.size, dtype=np.float32)
         return a * step[None, :] + (b * step[:, None] + c), d * step[None, :] + (e * step[:, None] + f)
 
     def points(self, chest: NDArray[np.floating]) -> NDArray[np.int32]:
         """Fixed-point pixel positions (4 fractional bits) of points [..., 2] in cm."""
-        affine = self.forward()
-        pixels = chest @ affine[:, :2].T + affine[:, 2]
-        return np.rint(pixels * (1 << _SHIFT)).astype(np.int32)
+        return np.rint(chest @ self._fixed[:2] + self._fixed[2]).astype(np.int32)
 
     def blank(self) -> NDArray[np.uint8]:
         """An empty drawing sheet, [size, size]."""
@@ -106,7 +95,9 @@ class Camera:
             fixed = list(self.points(lines))
         else:
             fixed = [self.points(line) for line in lines]
-        cv2.polylines(sheet, fixed, False, value, drawn, cv2.LINE_AA, _SHIFT)
+        # Smooth edges cost four times as much where a stroke is several pixels wide; sheets get blurred anyway.
+        kind = cv2.LINE_AA if drawn == 1 else cv2.LINE_8
+        cv2.polylines(sheet, fixed, False, value, drawn, kind, _SHIFT)
 
     def fill(self, sheet: NDArray[np.uint8], outline: NDArray[np.floating], level: float) -> None:
         """Fill a polygon ([n, 2], cm) at a level in [0, 1]."""
@@ -117,8 +108,8 @@ class Camera:
         zoom = _GRAIN / wavelength
         angle = rng.uniform(0, 2 * np.pi)
         turn = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        inverse = self.inverse()
-        matrix = np.column_stack([turn @ inverse[:, :2], turn @ inverse[:, 2] + rng.uniform(0, _BANK, 2)])
+        matrix = turn @ self.inverse
+        matrix[:, 2] += rng.uniform(0, _BANK, 2)
         return np.asarray(
             cv2.warpAffine(
                 _bank(),
@@ -129,6 +120,11 @@ class Camera:
             ),
             np.float32,
         )
+
+    def soften(self, sheet: NDArray[np.uint8], sigma: float) -> FloatArray:
+        """A sheet blurred by ``sigma`` cm, at least a third of a pixel, as levels in 0..1, [size, size]."""
+        blurred = cv2.GaussianBlur(sheet, (0, 0), max(sigma * self.pixels_per_cm, 0.35))
+        return blurred.astype(np.float32) * np.float32(1 / 255.0)
 
 
 def smoothstep(value: FloatArray, low: float, high: float) -> FloatArray:

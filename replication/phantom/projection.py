@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,8 +18,8 @@ from replication.phantom.anatomy import (
 from replication.phantom.camera import BoolArray, Camera, FloatArray, smoothstep
 
 _BODY_AT = np.array([-30, -19.5, -17.5, -15.5, -13.0, -10.0, -6.0, -2.0, 4.0, 12.0, 24.0])
-_BODY = np.array([6.5, 6.3, 8.0, 15.0, 20.5, 21.5, 19.5, 17.2, 16.6, 16.8, 18.0])
-_VESSEL_RADII = (0.46, 0.36, 0.27, 0.2, 0.14, 0.1)
+_BODY = np.array([7.0, 7.0, 8.5, 15.5, 21.0, 22.5, 21.0, 18.8, 18.2, 18.2, 19.0])
+_VESSEL_RADII = (0.46, 0.36, 0.27, 0.19, 0.13)
 
 
 class Projection:
@@ -85,22 +84,21 @@ class Projection:
     def diaphragm(self) -> FloatArray:
         """y of the hemidiaphragm above or below every pixel, cm."""
         chest = self.chest
-        top = np.where(self.left, np.float32(chest.dome[LEFT]), np.float32(chest.dome[RIGHT]))
-        drop = np.where(
-            self.left,
-            np.float32(chest.base - chest.dome[LEFT]),
-            np.float32(chest.base - chest.dome[RIGHT]),
-        )
+        # The central tendon joins the two domes, so their heights blend across the midline.
+        blend = smoothstep(self.x, -3.5, 3.5)
+        top = np.float32(chest.dome[RIGHT]) + blend * np.float32(chest.dome[LEFT] - chest.dome[RIGHT])
         peak = np.float32(0.42) * self.outer
-        lateral = np.maximum(self.r - peak, 0) / (self.outer - peak)
-        medial = np.maximum(peak - self.r, 0) / peak
-        fall = lateral * lateral * (np.float32(0.55) + np.float32(0.45) * lateral * lateral)
-        return top + drop * fall + np.float32(1.1) * medial * medial
+        away = (self.r - peak) / peak
+        lateral = np.clip(away * np.float32(0.42 / 0.58), 0.0, 1.2)
+        medial = np.clip(-away, 0.0, 1.0)
+        lateral *= lateral
+        fall = lateral * (np.float32(0.55) + np.float32(0.45) * lateral)
+        return top + (np.float32(chest.base) - top) * fall + np.float32(1.1) * medial * medial
 
     def hilum_at(self, side: int) -> tuple[float, float]:
         """Centre (x, y) of a hilum, cm; the left one lies higher."""
         v = 0.44 if side == RIGHT else 0.40
-        return float(SIGN[side] * (self.border_at(side, v) + 0.7)), self.chest.height(v)
+        return float(SIGN[side] * (self.border_at(side, v) + 0.45)), self.chest.height(v)
 
     def border_at(self, side: int, v: float) -> float:
         """Half-width of the mediastinum towards a side at a relative height, cm."""
@@ -109,6 +107,11 @@ class Projection:
     def outer_at(self, side: int, v: float) -> float:
         """Half-width of the pleural cavity of a side at a relative height, cm."""
         return float(self._outer_profile[side, self._row(v)])
+
+    def outers(self, side: int, v: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Half-widths of the pleural cavity of a side at relative heights of any shape, cm."""
+        at = (v - PROFILE_TOP) * ((PROFILE_STEPS - 1) / (PROFILE_BOTTOM - PROFILE_TOP))
+        return self._outer_profile[side, np.clip(at.astype(np.intp), 0, PROFILE_STEPS - 1)]
 
     def lung_x(self, side: int, v: float, share: float) -> float:
         """x in a lung, ``share`` of the way from the mediastinum (0) to the chest wall (1), cm."""
@@ -122,10 +125,6 @@ class Projection:
         peak = 0.42 * outer
         lateral = max(abs(x) - peak, 0) / (outer - peak)
         return float(chest.dome[side] + (chest.base - chest.dome[side]) * lateral**2)
-
-    def outer_profile(self) -> NDArray[np.float64]:
-        """Half-width of both pleural cavities on the fine grid of relative heights, [2, steps], cm."""
-        return self._outer_profile
 
     @staticmethod
     def _row(v: float) -> int:
@@ -163,22 +162,22 @@ class Projection:
     def _body(self) -> FloatArray:
         chest = self.chest
         half = np.interp(
-            np.linspace(-30, 30, 601), _BODY_AT + (chest.shoulder + 12.6), _BODY + 0.75 * chest.wall
+            np.linspace(-30, 30, 601), _BODY_AT + (chest.shoulder + 12.6), _BODY + 0.9 * chest.wall
         ).astype(np.float32)
         half += np.float32(chest.width - 13.1)
         at = np.clip((self.y + np.float32(30)) * np.float32(10), 0, 600).astype(np.int32)
         share = self.r / np.take(half, at)
         neck = smoothstep(self.y, chest.shoulder - 6.0, chest.shoulder + 3.0)
         depth = np.float32(chest.depth) * (np.float32(0.62) + np.float32(0.38) * neck)
-        depth *= np.float32(1.0) + np.float32(0.10) * smoothstep(self.above, 1.0, -5.0)
-        return depth * np.sqrt(np.clip(np.float32(1.0) - share * share * share, 0.0, 1.0))
+        depth *= np.float32(1.0) + np.float32(0.10) * smoothstep(self.above, 1.0, -5.0) * np.float32(0.6)
+        return depth * np.sqrt(np.clip(np.float32(1.0) - share**5, 0.0, 1.0))
 
     def _mediastinum(self) -> FloatArray:
         """Share of the cavity's path taken by heart and mediastinum: steep at the border, like a sphere's edge."""
         inside = np.clip(-self.hilum, 0.0, None)
         half = np.maximum(self.border, np.float32(1.5))
         rise = np.sqrt(np.clip(inside / half * np.float32(1.9), 0.0, 1.0))
-        return rise * (np.float32(0.62) + np.float32(0.2) * smoothstep(self.v, 0.3, 0.7))
+        return rise * (np.float32(0.70) + np.float32(0.2) * smoothstep(self.v, 0.3, 0.7))
 
     def _vessels(self) -> FloatArray:
         """Water path of the pulmonary vessels over a full depth of lung, cm."""
@@ -193,8 +192,8 @@ class Projection:
             paths[half:] = paths[half:] * (reach[LEFT], 10.5) + centres[LEFT]
             radius = _VESSEL_RADII[level]
             camera.strokes(sheet, paths, 2 * radius, min(1.0, 1.6 * radius))
-        drawn = cv2.GaussianBlur(sheet, (0, 0), 0.10 * camera.pixels_per_cm + 0.25).astype(np.float32)
-        gain = np.float32(chest.markings * 1.35 / 255.0)
+        drawn = camera.soften(sheet, 0.13)
+        gain = np.float32(chest.markings * 2.3)
         upper = np.float32(chest.upper_markings) + (np.float32(1.0 - chest.upper_markings)) * smoothstep(
             self.v, 0.2, 0.55
         )

@@ -34,6 +34,7 @@ class Acquisition:
         gamma: exponent of the display curve; below 1 brightens the mid-tones.
         contrast: steepness of the display curve around its middle (0: straight).
         window: percentiles of the film shown as black and white.
+        toe: how far below the darkest percentile black lies, as a share of the window.
         noise: relative quantum noise behind an average chest.
         blur: unsharpness, cm.
         scatter: scattered over primary radiation.
@@ -46,11 +47,12 @@ class Acquisition:
     """
 
     gamma: Range = (0.85, 1.15)
-    contrast: Range = (0.4, 1.0)
-    window: tuple[Range, Range] = ((0.5, 3.0), (96.0, 99.5))
-    noise: Range = (0.012, 0.03)
+    contrast: Range = (0.4, 1.1)
+    window: tuple[Range, Range] = ((0.5, 3.0), (98.0, 100.0))
+    toe: Range = (0.0, 0.2)
+    noise: Range = (0.01, 0.022)
     blur: Range = (0.05, 0.12)
-    scatter: Range = (0.25, 0.5)
+    scatter: Range = (0.4, 0.8)
     scale: Range = (0.98, 1.12)
     rotation: float = 2.5
     shift: float = 0.9
@@ -199,7 +201,7 @@ def _expose(view: Projection, film: Acquisition, rng: np.random.Generator) -> ND
     blur = float(rng.uniform(*film.blur)) * view.camera.pixels_per_cm
     primary = cv2.GaussianBlur(primary, (0, 0), max(blur, 0.3))
     small = cv2.resize(primary, (32, 32), interpolation=cv2.INTER_AREA)
-    veil = cv2.resize(cv2.GaussianBlur(small, (0, 0), 2.6), (size, size), interpolation=cv2.INTER_LINEAR)
+    veil = cv2.resize(cv2.GaussianBlur(small, (0, 0), 3.5), (size, size), interpolation=cv2.INTER_LINEAR)
     signal = primary + np.float32(rng.uniform(*film.scatter)) * veil
     noise = np.float32(rng.uniform(*film.noise) * (size / 128.0) ** 0.5)
     mean = np.float32(signal.mean())
@@ -213,7 +215,9 @@ def _display(dense: FloatArray, film: Acquisition, rng: np.random.Generator) -> 
     gamma, contrast = float(rng.uniform(*film.gamma)), float(rng.uniform(*film.contrast))
     size = dense.shape[0]
     edge = size // 12
-    low, high = np.percentile(dense[edge:-edge:3, edge:-edge:3], [low_at, high_at])
+    step = max(1, size // 42)
+    low, high = np.percentile(dense[edge:-edge:step, edge:-edge:step], [low_at, high_at])
+    low -= float(rng.uniform(*film.toe)) * (high - low)
     tone = np.clip((dense - np.float32(low)) * np.float32(1.0 / max(high - low, 1e-3)), 0.0, 1.0)
     levels = np.linspace(0, 1, 1024, dtype=np.float32)
     curve = levels**gamma

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 from replication.phantom.anatomy import LEFT, RIGHT, SIGN
@@ -23,45 +22,49 @@ def add_normal_structures(view: Projection, rng: np.random.Generator) -> None:
     _abdomen(view, rng)
     _oddities(view, rng)
     view.water += view.camera.texture(9.0, rng) * np.float32(0.22)
-    view.water += view.camera.texture(1.1, rng) * np.float32(0.10) * view.lung
+    view.water += view.camera.texture(0.9, rng) * np.float32(0.14) * view.lung
+
+
+_T = np.linspace(0, 1, 9)
+_ARCH = np.sin(0.5 * np.pi * _T) ** 0.92
+_RISE = -0.9 * np.sin(np.pi * np.minimum(_T * 1.4, 1.0))
+_LEVEL = np.arange(_RIBS, dtype=np.float64)[:, None]
 
 
 def _ribs(view: Projection) -> None:
     chest, camera = view.chest, view.camera
-    t = np.linspace(0, 1, 13)
-    lines_back, lines_front = [], []
     slope = 1.0 + 0.12 * chest.rib_slope
-    for i in range(_RIBS):
-        v = 0.015 + 0.098 * i
-        y0 = chest.height(v)
-        drop = (1.4 + 0.42 * i) * slope
-        for side in (RIGHT, LEFT):
-            outer = view.outer_at(side, v + 0.10) + 0.35
-            x = 2.0 + (outer - 2.0) * np.sin(0.5 * np.pi * t) ** 0.92
-            y = y0 - 0.9 * np.sin(np.pi * np.minimum(t * 1.4, 1.0)) + drop * t**2.2
-            lines_back.append(np.stack([SIGN[side] * x, y], axis=1))
-            if 1 <= i <= 7:
-                inner = 4.6 + 0.55 * i
-                x = outer - (outer - inner) * t**1.5
-                y = y0 + drop + (2.9 + 0.18 * i) * slope * t ** (0.8)
-                lines_front.append(np.stack([SIGN[side] * x, y], axis=1))
-    back, front = view.sheet(), view.sheet()
+    height = 0.015 + 0.098 * _LEVEL
+    y0 = chest.apex + height * (chest.base - chest.apex)
+    drop = (1.4 + 0.42 * _LEVEL) * slope
+    back_y = y0 + _RISE + drop * _T**2.2
+    front_y = (y0 + drop + (2.9 + 0.18 * _LEVEL) * slope * _T**0.8)[1:8]
+    back, front = [], []
+    for side in (RIGHT, LEFT):
+        outer = view.outers(side, height + 0.10) + 0.35
+        back.append(np.stack([SIGN[side] * (2.0 + (outer - 2.0) * _ARCH), back_y], axis=2))
+        x = outer - (outer - 4.6 - 0.55 * _LEVEL) * _T**1.5
+        front.append(np.stack([SIGN[side] * x[1:8], front_y], axis=2))
+    sheet = view.sheet()
     width = chest.rib_width
-    camera.strokes(back, np.stack(lines_back), width, 1.0)
-    camera.strokes(back, np.stack(lines_back), width * 0.45, 0.62)
-    camera.strokes(front, np.stack(lines_front), width * 1.15, 0.75)
-    camera.strokes(front, np.stack(lines_front), width * 0.55, 0.5)
-    sigma = 0.12 * camera.pixels_per_cm
-    bones = cv2.GaussianBlur(back, (0, 0), sigma).astype(np.float32)
+    lines = np.concatenate(back)
+    camera.strokes(sheet, lines, width, 1.0)
+    camera.strokes(sheet, lines, width * 0.45, 0.62)
+    bones = camera.soften(sheet, 0.13)
+    sheet = view.sheet()
+    lines = np.concatenate(front)
+    camera.strokes(sheet, lines, width * 1.15, 0.75)
+    camera.strokes(sheet, lines, width * 0.55, 0.5)
+    bones += camera.soften(sheet, 0.13)
     fade = np.float32(1.0) - np.float32(0.6) * smoothstep(view.above, 0.5, -4.0)
-    bones += cv2.GaussianBlur(front, (0, 0), sigma)
-    view.bone += bones * fade * np.float32(chest.rib_bone * 0.75 / 255.0)
+    fade *= np.float32(1.0) - np.float32(0.6) * smoothstep(view.hilum, 0.0, -1.0)
+    view.bone += bones * fade * np.float32(chest.rib_bone * 0.75)
 
 
 def _spine(view: Projection) -> None:
-    column = np.clip(np.float32(2.0) - view.r, 0.0, 0.55) * np.float32(1 / 0.55)
-    level = view.y * np.float32(2 * np.pi / 2.6)
-    view.bone += column * (np.float32(1.15) + np.float32(0.16) * np.cos(level))
+    phase = np.cos(view.y * np.float32(2 * np.pi / 2.7))
+    column = smoothstep(view.r + np.float32(0.12) * phase, 2.15, 1.35)
+    view.bone += column * (np.float32(0.62) + np.float32(0.12) * phase)
 
 
 def _shoulder_girdle(view: Projection, rng: np.random.Generator) -> None:
@@ -72,8 +75,8 @@ def _shoulder_girdle(view: Projection, rng: np.random.Generator) -> None:
     for side in (RIGHT, LEFT):
         x = SIGN[side] * (1.8 + 14.5 * t)
         y = y_in + (y_out - y_in) * t - 0.7 * np.sin(2 * np.pi * t) + rng.normal(0, 0.15)
-        camera.strokes(sheet, np.stack([x, y], axis=1)[None], 1.25, 0.75)
-        camera.strokes(sheet, np.stack([x, y], axis=1)[None], 0.6, 0.55)
+        camera.strokes(sheet, np.stack([x, y], axis=1)[None], 1.2, 1.0)
+        camera.strokes(sheet, np.stack([x, y], axis=1)[None], 0.55, 0.7)
         inner = 13.4 - 2.6 * chest.scapula + rng.normal(0, 0.3)
         blade = np.array(
             [[inner + 3.2, -12.5], [inner, -9.0], [inner + 0.6, -3.2], [inner + 2.0, -1.0], [17.5, -9.5]]
@@ -81,8 +84,7 @@ def _shoulder_girdle(view: Projection, rng: np.random.Generator) -> None:
         camera.fill(sheet, blade * (SIGN[side], 1.0), 0.28)
         humerus = np.array([[18.0, -11.5], [19.6, 4.0]]) * (SIGN[side], 1.0)
         camera.strokes(sheet, humerus[None], 2.4, 0.9)
-    soft = cv2.GaussianBlur(sheet, (0, 0), 0.14 * camera.pixels_per_cm).astype(np.float32)
-    view.bone += soft * np.float32(1.0 / 255.0)
+    view.bone += camera.soften(sheet, 0.14)
 
 
 def _airways(view: Projection) -> None:
@@ -94,8 +96,7 @@ def _airways(view: Projection) -> None:
     right = np.array([carina, carina + (-2.2, 2.0), carina + (-3.6, 3.4)])
     left = np.array([carina, carina + (2.4, 1.6), carina + (4.4, 2.6)])
     camera.strokes(sheet, np.stack([right, left]), 1.1, 0.7)
-    soft = cv2.GaussianBlur(sheet, (0, 0), 0.18 * camera.pixels_per_cm).astype(np.float32)
-    view.water -= soft * np.float32(1.7 / 255.0)
+    view.water -= camera.soften(sheet, 0.18) * np.float32(1.5)
 
 
 def _hila(view: Projection, rng: np.random.Generator) -> None:
@@ -106,7 +107,7 @@ def _hila(view: Projection, rng: np.random.Generator) -> None:
             (view.y - np.float32(y + 0.5)) * np.float32(1 / 2.3),
         )
         bump = np.clip(np.float32(1.0) - dx * dx - dy * dy, 0.0, 1.0)
-        view.water += np.sqrt(bump) * np.float32(1.1 * view.chest.markings * rng.uniform(0.7, 1.2))
+        view.water += np.sqrt(bump) * np.float32(1.7 * view.chest.markings**0.5 * rng.uniform(0.7, 1.2))
 
 
 def _breasts(view: Projection) -> None:
@@ -129,8 +130,9 @@ def _abdomen(view: Projection, rng: np.random.Generator) -> None:
     y = view.dome_at(x) + 2.0 + 0.6 * offset[1]
     dx = (view.x - np.float32(x)) * np.float32(1 / (1.6 + 2.2 * bubble))
     dy = (view.y - np.float32(y)) * np.float32(1 / (0.9 + 0.9 * bubble))
-    gas = np.sqrt(np.clip(np.float32(1.0) - dx * dx - dy * dy, 0.0, 1.0))
-    view.water -= gas * smoothstep(view.above, -0.2, -0.8) * np.float32(2.0 + 3.0 * bubble)
+    q = dx * dx + dy * dy + np.float32(0.22) * view.camera.texture(3.0, rng)
+    gas = np.sqrt(np.clip(np.float32(1.0) - q, 0.0, 1.0))
+    view.water -= gas * smoothstep(view.above, -0.2, -0.8) * np.float32(1.0 + 3.5 * bubble * rng.uniform(0.5, 1.0))
 
 
 def _oddities(view: Projection, rng: np.random.Generator) -> None:

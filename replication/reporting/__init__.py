@@ -1,0 +1,1 @@
+"""Tables, figures, executed notebooks and the site, made from rows and predictions alone."""

@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib as mpl
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from replication.reporting.provenance import footer, write_sidecar
 from replication.reporting.tables import write_atomically
@@ -75,7 +76,8 @@ class Caption:
     """What a figure says about itself.
 
     Attributes:
-        title: a few words. text: what it shows and how to read it. data: the sentence about the phantom, or ``""``.
+        title: a few words. text: what it shows and how to read it.
+        data: the sentence about the phantom, or ``""``.
     """
 
     title: str
@@ -115,7 +117,7 @@ def style() -> Iterator[None]:
     """The common look; figures are made and saved inside it."""
     with mpl.rc_context():
         sns.set_theme(context="paper", style="ticks", rc=STYLE)
-        mpl.rcParams.update(STYLE)
+        mpl.rcParams.update(STYLE)  # type: ignore[arg-type]
         yield
 
 
@@ -171,8 +173,12 @@ def _print_footer(figure: Figure, text: str) -> None:
     figure.set_size_inches(width, height + strip)
     share = strip / (height + strip)
     engine = figure.get_layout_engine()
-    if engine is not None:
-        engine.set(rect=(0, share, 1, 1 - share))  # type: ignore[call-arg]
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(rect=(0, share, 1, 1 - share))
+    else:
+        for axes in figure.axes:
+            x, y, w, h = axes.get_position().bounds
+            axes.set_position((x, share + y * (1 - share), w, h * (1 - share)))
     figure.text(
         0.1 / width,
         2.5 / 72 / (height + strip),

@@ -1,4 +1,4 @@
-"""Executes the notebooks: jupytext percent script -> papermill -> a notebook file that is equal every time."""
+"""Executes the notebooks: jupytext percent script -> papermill -> the same notebook file every time."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jupytext
-import nbformat
 import papermill
-from nbformat import NotebookNode
 from papermill.exceptions import PapermillException, PapermillExecutionError
 
 from replication.errors import ConfigError, DataError, UserError, nearest
@@ -81,7 +79,7 @@ def execute(script: Path, out: Path, parameters: Mapping[str, Any]) -> Path:
     notebook = _read(script, parameters)
     with tempfile.TemporaryDirectory() as scratch, _interpreter_kernel(Path(scratch)):
         source, executed = Path(scratch) / f"{script.stem}.ipynb", Path(scratch) / "executed.ipynb"
-        nbformat.write(notebook, source)
+        source.write_text(jupytext.writes(notebook, fmt="ipynb"), encoding="utf-8")
         try:
             papermill.execute_notebook(
                 str(source),
@@ -97,30 +95,44 @@ def execute(script: Path, out: Path, parameters: Mapping[str, Any]) -> Path:
             raise _cell_error(script, error) from error
         except PapermillException as error:
             raise DataError("A notebook could not be executed.", where=script, found=error) from error
-        result = normalise(nbformat.read(executed, as_version=4), Path.cwd())
-    return write_atomically(out, nbformat.writes(result) + "\n")
+        result = normalise(json.loads(executed.read_text(encoding="utf-8")), _short_paths(parameters))
+    return write_atomically(out, json.dumps(result, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
 
 
-def normalise(notebook: NotebookNode, root: Path) -> NotebookNode:
-    """Drop what differs between two equal executions: times, durations, ids, addresses, absolute paths."""
-    paths = {f"{root}{os.sep}": "", str(root): ".", str(Path.home()) + os.sep: "~/"}
-    notebook = json.loads(json.dumps(notebook))
+def normalise(notebook: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, Any]:
+    """Drop what differs between two equal executions: times, durations, ids, addresses, absolute paths.
+
+    Args:
+        notebook: version 4, as parsed from its file.
+        paths: text -> what stands for it; the longest come first.
+    """
+    cells = []
+    for number, cell in enumerate(notebook["cells"]):
+        clean = {
+            "cell_type": cell["cell_type"],
+            "id": f"cell-{number:03d}",
+            "metadata": {key: value for key, value in cell["metadata"].items() if key == "tags" and value},
+            "source": _lines(_replace(_text(cell["source"]), paths)),
+        }
+        if cell["cell_type"] == "code":
+            clean["execution_count"] = cell["execution_count"]
+            clean["outputs"] = [_clean_output(output, paths) for output in _merge_streams(cell["outputs"])]
+        cells.append(clean)
     metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": KERNEL},
         "language_info": {"name": "python"},
     }
-    cells = []
-    for number, cell in enumerate(notebook["cells"]):
-        kept = {key: value for key, value in cell["metadata"].items() if key == "tags" and value}
-        clean = {**cell, "id": f"cell-{number:03d}", "metadata": kept}
-        if cell["cell_type"] == "code":
-            clean["outputs"] = [_clean_output(output, paths) for output in _merge_streams(cell["outputs"])]
-        clean["source"] = _replace(_text(cell["source"]), paths)
-        cells.append(clean)
-    result = {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
-    node: NotebookNode = nbformat.from_dict(result)
-    nbformat.validate(node)
-    return node
+    return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+
+
+def _short_paths(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Absolute folders of this machine -> how they are shown."""
+    given = [Path(str(value)) for value in parameters.values()]
+    shown = {str(path): "/".join(path.parts[-2:]) for path in given if path.is_absolute()}
+    shown |= {f"{Path.cwd()}{os.sep}": "", str(Path.cwd()): "."}
+    if Path.home() != Path(Path.home().anchor):
+        shown[f"{Path.home()}{os.sep}"] = "~/"
+    return dict(sorted(shown.items(), key=lambda item: -len(item[0])))
 
 
 def _script(sources: Path, name: str) -> Path:
@@ -131,7 +143,7 @@ def _script(sources: Path, name: str) -> Path:
     return path
 
 
-def _read(script: Path, parameters: Mapping[str, Any]) -> NotebookNode:
+def _read(script: Path, parameters: Mapping[str, Any]) -> Any:
     if not script.is_file():
         raise ConfigError("No such notebook.", where=script)
     notebook = jupytext.read(script, fmt="py:percent")
@@ -155,7 +167,7 @@ def _interpreter_kernel(folder: Path) -> Iterator[None]:
     """Make ``python3`` mean the running interpreter, whatever kernels are installed on the machine."""
     spec = folder / "kernels" / KERNEL
     spec.mkdir(parents=True)
-    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=40"]
     kernel = {"argv": command, "display_name": "Python 3", "language": "python"}
     (spec / "kernel.json").write_text(json.dumps(kernel), encoding="utf-8")
     wanted = {
@@ -206,10 +218,10 @@ def _merge_streams(outputs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def _clean_output(output: dict[str, Any], paths: Mapping[str, str]) -> dict[str, Any]:
     clean = dict(output)
     if "text" in clean:
-        clean["text"] = _ADDRESS.sub("0x0", _replace(_text(clean["text"]), paths))
+        clean["text"] = _lines(_ADDRESS.sub("0x0", _replace(_text(clean["text"]), paths)))
     if "data" in clean:
         clean["data"] = {
-            kind: _ADDRESS.sub("0x0", _replace(_text(content), paths))
+            kind: _lines(_ADDRESS.sub("0x0", _replace(_text(content), paths)))
             if kind.startswith("text/")
             else content
             for kind, content in clean["data"].items()
@@ -220,6 +232,10 @@ def _clean_output(output: dict[str, Any], paths: Mapping[str, str]) -> dict[str,
 
 def _text(lines: str | list[str]) -> str:
     return lines if isinstance(lines, str) else "".join(lines)
+
+
+def _lines(text: str) -> list[str]:
+    return text.splitlines(keepends=True)
 
 
 def _replace(text: str, paths: Mapping[str, str]) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from replication.errors import DataError
+from replication.records import atomic
 
 MISSING = "–"
 
@@ -31,6 +31,7 @@ class Column:
         unit: printed after the name, e.g. ``"%"``; ``""`` for a share of 1.
         decimals: of every number printed in the column.
         protocol: id of the protocol it is measured under, ``""`` where there is none.
+        reference: a bound that does not compete for bold, where methods are columns.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Column:
     unit: str = ""
     decimals: int = 3
     protocol: str = ""
+    reference: bool = False
 
     @property
     def heading(self) -> str:
@@ -106,11 +108,13 @@ class Row:
         labels: one text per label column of the table.
         cells: one per column of the table.
         reference: a bound or a baseline without language; shown, but it does not compete for bold.
+        block: rows of one block are compared with each other, and set apart from the next block.
     """
 
     labels: tuple[str, ...]
     cells: tuple[Cell, ...]
     reference: bool = False
+    block: str = ""
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,8 @@ class Table:
         label_names: headings of the label columns, e.g. ``("Method", "Recipe")``.
         columns, rows: the body; every row has ``len(columns)`` cells.
         header: protocol, selection, thresholds, error bars, data.
-        notes: remarks below the body, among them what is missing and why.
+        notes: remarks below the body.
+        best_of: whether methods are rows, so that the best of a ``column`` is bold, or columns (``row``).
         provenance: see ``replication.reporting.provenance``.
     """
 
@@ -165,6 +170,7 @@ class Table:
     rows: tuple[Row, ...]
     header: Header
     notes: tuple[str, ...] = ()
+    best_of: Literal["column", "row"] = "column"
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -184,20 +190,21 @@ class Table:
 
     def best(self) -> frozenset[tuple[int, int]]:
         """(row, column) of the best printed values; ties at the printed precision are all best."""
-        found: set[tuple[int, int]] = set()
-        for j, column in enumerate(self.columns):
-            if column.higher_is_better is None:
-                continue
-            competing = {
-                i: float(fixed(row.cells[j].value, column.decimals))
-                for i, row in enumerate(self.rows)
-                if row.cells[j].value is not None and not row.reference
-            }
-            if len(competing) < 2:
-                continue
-            top = max(competing.values()) if column.higher_is_better else min(competing.values())
-            found |= {(i, j) for i, value in competing.items() if value == top}
-        return frozenset(found)
+        contests: dict[object, dict[tuple[int, int], float]] = {}
+        for i, row in enumerate(self.rows):
+            for j, (column, cell) in enumerate(zip(self.columns, row.cells, strict=True)):
+                if cell.value is None or column.higher_is_better is None or row.reference or column.reference:
+                    continue
+                value = float(fixed(cell.value, column.decimals))
+                contest = (row.block, j) if self.best_of == "column" else i
+                contests.setdefault(contest, {})[i, j] = value if column.higher_is_better else -value
+        return frozenset(
+            place
+            for entrants in contests.values()
+            if len(entrants) > 1
+            for place, value in entrants.items()
+            if value == max(entrants.values())
+        )
 
     def missing(self) -> tuple[str, ...]:
         """One sentence per row and reason that left cells empty."""
@@ -217,7 +224,19 @@ class Table:
     def remarks(self) -> list[str]:
         """What is printed below the body: the notes, then what is missing."""
         empty = [] if self.rows else ["This table has no rows: nothing of what it shows has been measured."]
-        return [*self.notes, *empty, *self.missing()]
+        bold = f"Bold: the best printed value of a {self.best_of}, ties included; bounds do not compete."
+        return [*([bold] if self.best() else []), *self.notes, *empty, *self.fewer_seeds(), *self.missing()]
+
+    def fewer_seeds(self) -> list[str]:
+        """Rows that rest on fewer seeds than the best-covered cell of the table."""
+        most = max((cell.n_seeds for row in self.rows for cell in row.cells), default=0)
+        found = []
+        for row in self.rows:
+            counts = {cell.n_seeds for cell in row.cells if cell.value is not None and cell.n_seeds < most}
+            if counts:
+                label = ", ".join(text for text in row.labels if text)
+                found.append(f"{label} rests on {min(counts)} of {most} seeds.")
+        return found
 
     def to_json(self) -> str:
         """The whole table; keys in the order of the fields."""
@@ -252,7 +271,7 @@ def _row(values: dict[str, Any]) -> Row:
     cells = tuple(
         Cell(**{**cell, "rows": tuple(cell["rows"]), "runs": tuple(cell["runs"])}) for cell in values["cells"]
     )
-    return Row(tuple(values["labels"]), cells, values["reference"])
+    return Row(tuple(values["labels"]), cells, values["reference"], values["block"])
 
 
 def fixed(value: float | None, decimals: int) -> str:
@@ -277,11 +296,6 @@ def list_of(names: Sequence[str], limit: int = 8) -> str:
 
 def write_atomically(path: Path, content: str | bytes) -> Path:
     """Write under a temporary name in the same folder, then rename: a file that exists is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     return path

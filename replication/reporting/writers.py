@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+from itertools import groupby
 from pathlib import Path
 
 from replication.reporting.provenance import footer
-from replication.reporting.tables import Row, Table, printed, write_atomically
+from replication.reporting.tables import Table, printed, write_atomically
 
 CSV_COLUMNS = (
     "group",
@@ -25,11 +26,14 @@ CSV_COLUMNS = (
     "n_seeds",
     "reference",
     "missing",
-    "data",
+    "measured_on",
     "rows",
     "runs",
 )
 """Columns of the CSV after the table's own label columns; one line per cell."""
+
+LATEX_COLUMNS = 8
+"""Measured columns that a page has room for."""
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -95,13 +99,13 @@ def as_csv(table: Table) -> str:
                     column.name,
                     column.unit,
                     "" if column.higher_is_better is None else str(column.higher_is_better).lower(),
-                    column.protocol,
+                    column.protocol or row.block,
                     estimate,
                     interval,
                     str((i, j) in best).lower(),
                     *numbers,
                     cell.n_seeds,
-                    str(row.reference).lower(),
+                    str(row.reference or column.reference).lower(),
                     cell.missing,
                     table.header.data,
                     ";".join(cell.rows),
@@ -138,7 +142,7 @@ def as_markdown(table: Table) -> str:
             cells.append(f"{estimate}<br>{interval}" if interval else estimate)
         labels = [escape_markdown(label) for label in row.labels]
         lines.append(_markdown_line([*(f"*{x}*" if row.reference and x else x for x in labels), *cells]))
-    lines += ["", *(f"- {escape_markdown(remark)}" for remark in _remarks(table))]
+    lines += ["", *(f"- {escape_markdown(remark)}" for remark in table.remarks())]
     lines += ["", f"<sub>{escape_markdown(footer(table.provenance))}</sub>", ""]
     return "\n".join(lines)
 
@@ -162,9 +166,13 @@ def escape_latex(text: str) -> str:
 
 
 def as_latex(table: Table) -> str:
-    """A ``table`` environment; needs the packages booktabs and graphicx, which its first line names."""
-    labels = len(table.label_names)
-    spans = table.groups()
+    """A ``table`` environment; needs the packages booktabs and graphicx, which its first line names.
+
+    A table too wide for a page is broken into panels below each other, between groups of columns.
+    """
+    facts = [rf"\textbf{{{title}:}} {escape_latex(text)}" for title, text in table.header.lines()]
+    remarks = [escape_latex(remark) for remark in [*table.remarks(), footer(table.provenance)]]
+    panels = [_latex_panel(table, columns) for columns in _panels(table)]
     lines = [
         r"% \usepackage{booktabs,graphicx}",
         r"\begin{table}",
@@ -172,26 +180,8 @@ def as_latex(table: Table) -> str:
         rf"\caption{{{escape_latex(table.title)}. {escape_latex(table.caption)}}}",
         rf"\label{{tab:{table.name.replace('_', '-')}}}",
         r"\setlength{\tabcolsep}{4pt}",
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{{'l' * labels}{'r' * len(table.columns)}}}",
-        r"\toprule",
-    ]
-    if any(group for group, _ in spans):
-        heads = [rf"\multicolumn{{{span}}}{{c}}{{{escape_latex(group)}}}" for group, span in spans]
-        lines.append(" & ".join([""] * labels + heads) + r" \\")
-        start = labels + 1
-        for group, span in spans:
-            if group:
-                lines.append(rf"\cmidrule(lr){{{start}-{start + span - 1}}}")
-            start += span
-    headings = [*table.label_names, *(column.heading for column in table.columns)]
-    lines += [" & ".join(escape_latex(heading) for heading in headings) + r" \\", r"\midrule"]
-    best = table.best()
-    lines += [_latex_row(table, row, {j for k, j in best if k == i}) for i, row in enumerate(table.rows)]
-    lines += [r"\bottomrule", r"\end{tabular}}", r"\par\smallskip"]
-    facts = [rf"\textbf{{{title}:}} {escape_latex(text)}" for title, text in table.header.lines()]
-    remarks = [escape_latex(remark) for remark in [*_remarks(table), footer(table.provenance)]]
-    lines += [
+        "\n\\par\\medskip\n".join(panels),
+        r"\par\smallskip",
         r"\begin{minipage}{\linewidth}\footnotesize",
         " \\par\n".join([*facts, *remarks]),
         r"\end{minipage}",
@@ -201,23 +191,50 @@ def as_latex(table: Table) -> str:
     return "\n".join(lines)
 
 
-def _latex_row(table: Table, row: Row, best: set[int]) -> str:
-    cells = [rf"\emph{{{escape_latex(x)}}}" if row.reference and x else escape_latex(x) for x in row.labels]
-    for j, (column, cell) in enumerate(zip(table.columns, row.cells, strict=True)):
-        estimate, interval = (escape_latex(line) for line in printed(cell, column))
-        estimate = rf"\textbf{{{estimate}}}" if j in best else estimate
-        if interval:
-            estimate = (
-                rf"\begin{{tabular}}[c]{{@{{}}r@{{}}}}{estimate} \\ {{\scriptsize {interval}}}\end{{tabular}}"
-            )
-        cells.append(estimate)
-    return " & ".join(cells) + r" \\"
+def _panels(table: Table) -> list[list[int]]:
+    """Columns of each panel: as many whole groups as fit."""
+    panels: list[list[int]] = [[]]
+    start = 0
+    for _, span in table.groups():
+        if panels[-1] and len(panels[-1]) + span > LATEX_COLUMNS:
+            panels.append([])
+        panels[-1] += range(start, start + span)
+        start += span
+    return panels
 
 
-def _remarks(table: Table) -> list[str]:
-    bold = (
-        ["Bold: the best printed value of a column, ties included; rows in italics do not compete."]
-        if table.best()
-        else []
-    )
-    return [*bold, *table.remarks()]
+def _latex_panel(table: Table, columns: list[int]) -> str:
+    labels = len(table.label_names)
+    lines = [
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{'l' * labels}{'r' * len(columns)}}}",
+        r"\toprule",
+    ]
+    spans = [(group, len(list(same))) for group, same in groupby(table.columns[j].group for j in columns)]
+    if any(group for group, _ in spans):
+        heads = [rf"\multicolumn{{{span}}}{{c}}{{{escape_latex(group)}}}" for group, span in spans]
+        lines.append(" & ".join([""] * labels + heads) + r" \\")
+        start = labels + 1
+        for group, span in spans:
+            if group:
+                lines.append(rf"\cmidrule(lr){{{start}-{start + span - 1}}}")
+            start += span
+    headings = [*table.label_names, *(table.columns[j].heading for j in columns)]
+    lines += [" & ".join(escape_latex(heading) for heading in headings) + r" \\", r"\midrule"]
+    best = table.best()
+    for i, row in enumerate(table.rows):
+        if i and row.block != table.rows[i - 1].block:
+            lines.append(r"\midrule")
+        cells = [_latex_cell(*printed(row.cells[j], table.columns[j]), (i, j) in best) for j in columns]
+        names = [escape_latex(text) for text in row.labels]
+        names = [rf"\emph{{{text}}}" if row.reference and text else text for text in names]
+        lines.append(" & ".join([*names, *cells]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}"])
+
+
+def _latex_cell(estimate: str, interval: str, best: bool) -> str:
+    text = rf"\textbf{{{escape_latex(estimate)}}}" if best else escape_latex(estimate)
+    if not interval:
+        return text
+    below = rf"{{\scriptsize {escape_latex(interval)}}}"
+    return rf"\begin{{tabular}}[c]{{@{{}}r@{{}}}}{text} \\ {below}\end{{tabular}}"

@@ -12,13 +12,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replication.config import Protocol, RunConfig, digest, load_protocol
+from replication.config import Protocol, RunConfig, load_protocol
 from replication.errors import DataError
 from replication.workflow.plan import Run, Workspace, protocols, run_config, runs, split_rule
 
 if TYPE_CHECKING:
     from replication.data.batches import PreparedData
     from replication.knowledge.text_encoder import TextEncoder
+    from replication.method import ImportReport
 
 
 def make_phantom(workspace: Workspace, dataset: str, *, workers: int = 1, progress: bool = True) -> Path:
@@ -194,6 +195,37 @@ def collect_rows(workspace: Workspace, only: Iterable[str] = ()) -> Path:
     return merge_rows(workspace.rows, workspace.results / "rows.parquet", run_ids=ids)
 
 
+def build_report(workspace: Workspace, notebooks: Iterable[str], *, site: bool) -> list[Path]:
+    """Execute notebooks, which write the tables and figures, and build the site from these."""
+    from replication.reporting.notebooks import execute_all
+    from replication.reporting.site import build_site
+
+    name = workspace.tier.name
+    written = execute_all(name, workspace.results, workspace.work, list(notebooks))
+    return [*written, *([build_site(workspace.results, name)] if site else [])]
+
+
+def convert_released(
+    workspace: Workspace, label: str, path: Path, out: Path, *, recipe: str | None = None
+) -> ImportReport:
+    """Turn the authors' checkpoint into a run folder.
+
+    Raises:
+        CheckpointError: a key is missing, left over or of another shape.
+    """
+    from replication.checkpoints import build_method, save_run
+    from replication.data.batches import PreparedData
+
+    text_encoder = load_text_encoder(workspace)
+    run = Run(label, recipe or workspace.tier.recipe, 0)
+    config = run_config(workspace, run, hashlib.sha256(path.read_bytes()).hexdigest())
+    labels = PreparedData.open(workspace.prepared(workspace.tier.pretrain)).label_names
+    method = build_method(config, text_encoder, labels)
+    report = method.load_released(path)
+    save_run(out, method, config, text_encoder, labels, {"released": path.name, "mapped": len(report.mapped)})
+    return report
+
+
 def snakemake_command(
     workspace: Workspace,
     *,
@@ -235,8 +267,3 @@ def snakemake_command(
 def environment_for_jobs() -> dict[str, str]:
     """The environment of jobs: one thread for numerical libraries, so that parallel jobs do not compete."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
-
-
-def configuration_summary(config: RunConfig) -> str:
-    """One line for a person: run id and what it is."""
-    return f"{config.run_id}  {config.label}  {config.recipe}  seed {config.seed}  ({digest(config)[:8]})"

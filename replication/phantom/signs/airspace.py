@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 from replication.phantom.anatomy import LEFT, RIGHT, SIGN, Chest
@@ -58,8 +57,8 @@ def infiltration(view: Projection, instance: FindingInstance, rng: np.random.Gen
         extent = rng.uniform(3.0, 4.2) * (0.8 + 0.35 * instance.severity)
         field = blob(view, (x, view.chest.height(v)), (extent, 0.95 * extent), 0.28, rng) * view.lung
         field *= view.side(side)
-        patches = smoothstep(view.camera.texture(1.5, rng), -0.5, 1.2)
-        view.fill(field * patches * np.float32(0.10 + 0.30 * instance.severity))
+        patches = smoothstep(view.camera.texture(1.6, rng), -1.2, 1.6)
+        view.fill(field * patches * np.float32(0.12 + 0.32 * instance.severity))
         view.marking += field * np.float32(0.5)
         mask |= field > 0.3
     return mask
@@ -78,7 +77,7 @@ def pneumonia(view: Projection, instance: FindingInstance, rng: np.random.Genera
         field *= _lung_and_heart(view, side) if behind_heart else view.lung * view.side(side)
         uneven = np.float32(0.8) + np.float32(0.15) * view.camera.texture(2.2, rng)
         view.fill(np.clip(field * uneven, 0, 1) * np.float32(0.20 + 0.45 * instance.severity))
-        view.airless -= _bronchi(view, side, (x, y), extent, rng) * field * view.airless * np.float32(0.55)
+        view.airless -= _bronchi(view, side, (x, y), extent, rng) * field * view.airless * np.float32(0.35)
         mask |= field > 0.35
     return mask
 
@@ -95,35 +94,27 @@ def _bronchi(
         bow = rng.normal(0, 0.6, 2)
         path = hilum * (1 - t) + end * t + bow * np.sin(np.pi * t)
         view.camera.strokes(sheet, path[None], 0.35, 1.0)
-    soft = cv2.GaussianBlur(sheet, (0, 0), 0.1 * view.camera.pixels_per_cm + 0.2)
-    return soft.astype(np.float32) * np.float32(1 / 255.0)
+    return view.camera.soften(sheet, 0.15)
 
 
 def consolidation(view: Projection, instance: FindingInstance, rng: np.random.Generator) -> BoolArray:
     """A homogeneous, dense lobe or segment, sharp where a fissure bounds it."""
     mask = np.zeros_like(view.left)
     size = 0.45 + 0.55 * instance.severity
+    ragged = view.camera.texture(2.4, rng)
     for side in sides(instance):
         fissure = FISSURE[side] + 0.02 * rng.standard_normal() - view.rim * np.float32(0.006 * SIGN[side])
-        sharp = np.float32(0.012)
+        rim = view.rim + np.float32(0.55) * ragged
+        v = view.v + np.float32(0.016) * ragged
+        spared = 4.5 * (1 - size)
+        across = smoothstep(rim, 0.5 * spared - 1.0, 1.3 * spared + 0.6)
         if instance.zone == "upper":
-            height = smoothstep(fissure - view.v, -sharp, sharp) * smoothstep(
-                view.v, (FISSURE[side] - 0.08) - 0.42 * size, FISSURE[side] - 0.38 * size
-            )
-            across = smoothstep(
-                view.rim + np.float32(0.3) * view.camera.texture(1.6, rng),
-                3.2 * (1 - size),
-                4.2 * (1 - size) + 0.8,
-            )
+            height = smoothstep(fissure - view.v, -0.012, 0.012) * smoothstep(v, -0.1 + 0.30 * (1 - size), 0.12 + 0.30 * (1 - size))
         elif instance.zone == "mid":
-            height = smoothstep(view.v - fissure, -sharp, sharp) * smoothstep(
-                view.v, fissure_end(side, size), 0.5
-            )
-            across = smoothstep(view.rim, 6.0 * (1 - size), 7.0 * (1 - size) + 1.0)
+            end = FISSURE[side] + 0.14 + 0.28 * size
+            height = smoothstep(view.v - fissure, -0.012, 0.012) * smoothstep(v, end, end - 0.16)
         else:
-            top = 0.78 - 0.28 * size + 0.012 * view.camera.texture(2.5, rng)
-            height = smoothstep(view.v - top, -0.02, 0.09)
-            across = smoothstep(view.rim, 4.5 * (1 - size), 5.5 * (1 - size) + 1.0)
+            height = smoothstep(v, 0.74 - 0.28 * size, 0.90 - 0.28 * size)
         if instance.zone == "retrocardiac":
             across = smoothstep(view.hilum, 0.8 + 1.2 * size, -0.2) * (view.r > 1.2)
             field = height * across * _lung_and_heart(view, side)
@@ -132,11 +123,6 @@ def consolidation(view: Projection, instance: FindingInstance, rng: np.random.Ge
         view.fill(field * np.float32(0.38 + 0.42 * instance.severity))
         mask |= field > 0.4
     return mask
-
-
-def fissure_end(side: int, size: float) -> float:
-    """Relative height at which a middle-zone consolidation fades out."""
-    return FISSURE[side] + 0.10 + 0.28 * size
 
 
 def deform_edema(chest: Chest, instance: FindingInstance) -> None:
@@ -170,13 +156,13 @@ def edema(view: Projection, instance: FindingInstance, rng: np.random.Generator)
 
 def covid(view: Projection, instance: FindingInstance, rng: np.random.Generator) -> BoolArray:
     """Ground glass of both lungs, peripheral and mostly in the lower zones; vessels stay visible."""
-    depth = 2.2 + 2.6 * instance.severity
+    depth = 3.0 + 3.0 * instance.severity
     low = 0.55 if instance.zone in ("lower", "base") else 0.32
     mask = np.zeros_like(view.left)
     peripheral = smoothstep(view.rim, depth + 1.5, 0.6) * smoothstep(view.v, low - 0.15, low + 0.12)
-    patches = smoothstep(view.camera.texture(2.6, rng), -0.9, 0.5)
+    patches = smoothstep(view.camera.texture(3.2, rng), -1.6, 0.5)
     field = peripheral * patches * view.lung
-    amount = np.float32(0.14 + 0.30 * instance.severity)
+    amount = np.float32(0.16 + 0.30 * instance.severity)
     view.fill(field * amount * (np.float32(0.85) + np.float32(0.2) * view.camera.texture(0.8, rng)))
     view.marking += field * np.float32(0.35)
     mask |= field > 0.3

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
-from replication.phantom.anatomy import LEFT, SIGN, Chest
+from replication.phantom.anatomy import SIGN, Chest
 from replication.phantom.camera import BoolArray, smoothstep
 from replication.phantom.projection import Projection
 from replication.phantom.scene import FindingInstance
@@ -52,11 +51,11 @@ def emphysema(view: Projection, instance: FindingInstance, rng: np.random.Genera
         radius = rng.uniform(0.8, 1.3) + 1.2 * instance.severity
         x, y = view.lung_x(side, v, rng.uniform(0.4, 0.85)), view.chest.height(v)
         q = np.sqrt((view.x - np.float32(x)) ** 2 + (view.y - np.float32(y)) ** 2) * np.float32(1 / radius)
-        lucent = smoothstep(q, 1.0, 0.75)
+        lucent = smoothstep(q, 1.0, 0.6)
         bullae = np.maximum(bullae, lucent)
         wall = np.clip(np.float32(1.0) - np.abs(q - np.float32(1.0)) * np.float32(radius / 0.3), 0, 1)
-        view.water += wall * view.lung * np.float32(0.12 + 0.2 * instance.severity)
-    view.air += bullae * view.lung * np.float32(0.25 + 0.4 * instance.severity)
+        view.water += wall * view.lung * np.float32(0.08 + 0.12 * instance.severity)
+    view.air += bullae * view.lung * np.float32(0.2 + 0.3 * instance.severity)
     view.marking *= np.float32(1.0) - np.float32(0.7) * bullae
     if instance.zone == "upper":
         return np.asarray((view.lung > 0.5) & (view.v < 0.5))
@@ -79,8 +78,7 @@ def fibrosis(view: Projection, instance: FindingInstance, rng: np.random.Generat
         count = int(60 + 160 * instance.severity)
         v = np.where(rng.random(count) < 0.7, rng.uniform(low, high, count), rng.uniform(0.1, 0.95, count))
         rim = rng.exponential(1.9 + 0.8 * instance.severity, count)
-        rows = np.clip(((v + 0.3) / 1.8 * 511).astype(int), 0, 511)
-        x = SIGN[side] * (view.outer_profile()[side, rows] - rim)
+        x = SIGN[side] * (view.outers(side, v) - rim)
         y = chest.apex + v * (chest.base - chest.apex)
         angle = rng.uniform(0, np.pi, count)
         half = rng.uniform(0.25, 0.6, count)
@@ -92,8 +90,8 @@ def fibrosis(view: Projection, instance: FindingInstance, rng: np.random.Generat
         sheet = view.sheet()
         camera.strokes(sheet, lines, 0.2, 1.0)
         own = view.side(side) * view.lung
-        net = cv2.GaussianBlur(sheet, (0, 0), 0.08 * camera.pixels_per_cm + 0.15).astype(np.float32) * own
-        view.water += net * np.float32((0.55 + 0.75 * instance.severity) / 255.0)
+        net = camera.soften(sheet, 0.1) * own
+        view.water += net * np.float32(0.55 + 0.75 * instance.severity)
         zone = smoothstep(view.v, 0.5, 0.32) if upper else smoothstep(view.v, 0.42, 0.62)
         field = smoothstep(view.rim, 4.5 + 2.0 * instance.severity, 1.0) * zone * own
         view.fill(field * np.float32(0.06 + 0.12 * instance.severity))
@@ -117,5 +115,3 @@ def hernia(view: Projection, instance: FindingInstance, rng: np.random.Generator
     view.water -= gas * np.float32(1.8 + 2.6 * s)
     return np.asarray(q < 1.0)
 
-
-HEART_SIDE = LEFT

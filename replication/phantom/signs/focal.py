@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from replication.phantom.anatomy import LEFT, RIGHT, SIGN, Chest
+from replication.phantom.anatomy import SIGN, Chest
 from replication.phantom.camera import BoolArray, smoothstep
 from replication.phantom.projection import Projection
 from replication.phantom.scene import FindingInstance
@@ -102,8 +102,7 @@ def _plates(view: Projection, instance: FindingInstance, side: int, rng: np.rand
         end = np.array([x0 + SIGN[side] * length * np.cos(tilt), y0 + length * np.sin(tilt)])
         path = np.array([x0, y0]) * (1 - t) + end * t + np.array([0, -0.35]) * np.sin(np.pi * t)
         view.camera.strokes(sheet, path[None], 0.35 + 0.4 * rng.random(), 1.0)
-    soft = cv2.GaussianBlur(sheet, (0, 0), 0.1 * view.camera.pixels_per_cm + 0.2).astype(np.float32)
-    soft *= np.float32(1 / 255.0)
+    soft = view.camera.soften(sheet, 0.15)
     inside = view.side(side) * smoothstep(view.above, -0.3, 0.2) * (view.rim > 0)
     view.water += soft * inside * np.float32(0.6 + 1.4 * instance.severity)
     haze = cv2.GaussianBlur(soft, (0, 0), 0.9 * view.camera.pixels_per_cm) * inside
@@ -124,6 +123,3 @@ def _wedge(view: Projection, instance: FindingInstance, side: int) -> BoolArray:
     field = field * view.side(side) * (view.r > 0.8)
     view.fill(field * np.float32(0.5 + 0.35 * instance.severity))
     return np.asarray(field > 0.4)
-
-
-NEIGHBOUR = {RIGHT: LEFT, LEFT: RIGHT}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from replication.phantom.anatomy import SIGN, Chest
+from replication.phantom.anatomy import Chest
 from replication.phantom.camera import BoolArray, smoothstep
 from replication.phantom.projection import Projection
 from replication.phantom.scene import FindingInstance
@@ -23,22 +23,15 @@ def effusion(view: Projection, instance: FindingInstance, rng: np.random.Generat
     chest = view.chest
     mask = np.zeros_like(view.left)
     for side in sides(instance):
-        rise = (1.6 + 7.5 * instance.severity**1.4) * rng.uniform(0.9, 1.1)
-        if chest.supine:
-            rise *= 0.7
-        wall = np.exp(-np.maximum(view.rim, 0) * np.float32(1 / (1.3 + 0.25 * rise)))
-        level = (
-            np.float32(chest.base - 0.6 * chest.arch)
-            - np.float32(rise) * wall
-            - np.float32(0.45 * rise - 0.9)
-        )
-        level += np.float32(0.6 * chest.arch - 0.9)
+        rise = (1.6 + 9.5 * instance.severity**1.4) * rng.uniform(0.9, 1.1) * (0.75 if chest.supine else 1.0)
+        wall = np.exp(-np.maximum(view.rim, 0) * np.float32(1 / (1.2 + 0.22 * rise)))
+        level = np.float32(chest.base + 0.3) - np.float32(rise) * (np.float32(0.62) + np.float32(0.38) * wall)
         depth = view.y - level
         inside = view.side(side) * (view.rim > -0.05) * smoothstep(view.hilum, -1.5, 0.3)
-        fluid = smoothstep(depth, -0.2, 0.25 * rise + 1.0) * inside
+        fluid = smoothstep(depth, -0.3, 0.2 * rise + 0.9) * inside
         view.fill(np.float32(0.95) * fluid)
         view.water += fluid * smoothstep(view.above, -0.2, -1.5) * np.float32(0.3)
-        mask |= (fluid > 0.3) & (view.above > -2.5)
+        mask |= (fluid > 0.3) & (view.above > -1.2)
         if chest.supine:
             haze = smoothstep(view.v, 0.25, 0.9) * inside
             view.fill(haze * np.float32(0.05 + 0.22 * instance.severity))
@@ -97,14 +90,9 @@ def pleural_thickening(view: Projection, instance: FindingInstance, rng: np.rand
             depth = view.rim
             top = rng.uniform(0.3, 0.45)
             reach = smoothstep(view.v, top - 0.08, top + 0.08) * smoothstep(view.v, 1.02, 0.9)
-        inside = view.side(side) * (depth > -0.1) * (view.above > -0.3) * (view.y > chest.apex - 0.1)
+        inside = view.side(side) * (depth > -0.1) * (view.above > -0.3) * (view.y > chest.apex - 0.1) * (view.hilum > -0.1)
         field = smoothstep(band - depth, -0.12, 0.15) * reach * inside
         view.fill(field * np.float32(0.85))
         view.water += field * np.float32(0.5 + 1.3 * instance.severity)
         mask |= field > 0.4
     return mask
-
-
-def lateral(side: int) -> float:
-    """Direction of the chest wall of a side on the image."""
-    return float(SIGN[side])

@@ -4,10 +4,11 @@ A sentence is words separated by blanks; a word may carry an annotation after a 
 
     small/O>f left/A>p pleural/A#p=left_pleural effusion/O#f@p=effusion .
 
-``A`` anatomy, ``O`` / ``N`` / ``U`` observation definitely present / definitely absent / uncertain; ``#p`` names
-the word within its sentence, ``>f`` modifies, ``@p`` is located at, ``~f`` is suggestive of (several targets:
-``@p,q``); ``=class`` is what the word means in the vocabulary of 51 anatomies and 75 pathologies. The claimed
-classes make the report's statements, so that they can be held against what the RadGraph reader finds.
+``A`` anatomy, ``O`` / ``N`` / ``U`` observation definitely present / definitely absent / uncertain; ``#p``
+names the word within its sentence, ``>f`` modifies, ``@p`` is located at, ``~f`` is suggestive of (several
+targets: ``@p,q``); ``=class`` is what the word means in the vocabulary of 51 anatomies and 75 pathologies.
+The claimed classes make the report's statements, so that they can be held against what the RadGraph reader
+finds.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -33,7 +35,7 @@ POLARITIES: dict[str, Polarity] = {"O": "present", "N": "absent", "U": "uncertai
 
 @dataclass(frozen=True)
 class Statement:
-    """What a sentence says about one place: an anatomy and a pathology of the vocabularies, and a polarity."""
+    """What a sentence says of one place: anatomy and pathology of the vocabularies, and a polarity."""
 
     anatomy: str
     pathology: str
@@ -132,7 +134,7 @@ def _read(sentence: str) -> list[_Word]:
             else:
                 word.relations += [(RELATIONS[sign], target) for target in value.split(",")]
         words.append(word)
-    for word, following in zip(words, words[1:], strict=False):
+    for word, following in pairwise(words):
         if word.text == "a" and following.text[0] in "aeiou":
             word.text = "an"
     words[0].text = words[0].text[0].upper() + words[0].text[1:]
@@ -140,17 +142,10 @@ def _read(sentence: str) -> list[_Word]:
 
 
 def _add_entities(words: list[_Word], start: int, entities: dict[str, dict[str, Any]]) -> None:
-    ids: dict[str, str] = {}
-    number = len(entities)
-    for word in words:
-        if word.letter:
-            number += 1
-            ids[word.name] = str(number)
-    number = len(entities)
-    for offset, word in enumerate(words):
-        if not word.letter:
-            continue
-        number += 1
+    annotated = [(offset, word) for offset, word in enumerate(words) if word.letter]
+    first = len(entities) + 1
+    ids = {word.name: str(number) for number, (_, word) in enumerate(annotated, first)}
+    for number, (offset, word) in enumerate(annotated, first):
         if missing := [target for _, target in word.relations if target not in ids]:
             raise ValueError(f"{word.text!r} refers to {missing[0]!r}, which is not in its sentence")
         entities[str(number)] = {

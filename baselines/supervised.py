@@ -1,0 +1,93 @@
+"""Supervised classification from labels: the upper bound that methods without labels are read against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from replication.errors import ConfigError
+from replication.method import (
+    Batch,
+    Finding,
+    HeatmapKind,
+    Ingredients,
+    Losses,
+    Method,
+    Settings,
+    Supervision,
+)
+from replication.networks.distributed import mean_where
+from replication.networks.dropout import Dropout
+
+UNSEEN_SCORE = 0.5
+"""Score of a finding that has no label in training: it carries no information, and its AUC is exactly 0.5."""
+
+
+class SupervisedSettings(Settings):
+    """Settings of the supervised reference.
+
+    Attributes:
+        dropout: on the pooled features.
+    """
+
+    dropout: float = 0.0
+
+
+class Supervised(Method):
+    """A trunk, mean pooling, and one linear layer for all labels of the data set."""
+
+    name: ClassVar[str] = "supervised"
+    supervision: ClassVar[Supervision] = "labels"
+    heatmap_kind: ClassVar[HeatmapKind] = "post hoc"
+    settings_class: ClassVar[type[Settings]] = SupervisedSettings
+
+    def __init__(self, settings: SupervisedSettings, ingredients: Ingredients) -> None:
+        super().__init__()
+        if not ingredients.label_names:
+            raise ConfigError(
+                "The supervised reference needs labels.",
+                found="a data set without label columns",
+                remedy="pre-train it on a data set that has labels",
+            )
+        self.trunk = ingredients.trunk
+        self.label_names = ingredients.label_names
+        self.dropout = Dropout(settings.dropout)
+        self.classifier = nn.Linear(self.trunk.channels, len(self.label_names))
+
+    @classmethod
+    def build(cls, settings: Settings, ingredients: Ingredients) -> Supervised:
+        """Make an untrained model; see ``Method.build``."""
+        if not isinstance(settings, SupervisedSettings):
+            raise TypeError(f"Supervised is built from SupervisedSettings, not {type(settings).__name__}")
+        return cls(settings, ingredients)
+
+    def loss(self, batch: Batch) -> Losses:
+        """Mean binary cross-entropy over the known labels of the batch; 0 where none is known."""
+        logits = self.classifier(self.dropout(self.trunk(batch.images).mean(dim=(2, 3)))).float()
+        values = functional.binary_cross_entropy_with_logits(
+            logits, batch.labels.eq(1).float(), reduction="none"
+        )
+        total = mean_where(values, batch.labels >= 0)
+        return Losses(total, {"labels": total.detach()})
+
+    @torch.no_grad()
+    def score(self, images: Tensor, findings: Sequence[Finding]) -> Tensor:
+        """Probability of the finding's label, wherever it is asked for; ``UNSEEN_SCORE`` without a label."""
+        pooled = self.trunk(images).mean(dim=(2, 3))
+        return self._pick(self.classifier(pooled).float().sigmoid(), findings, UNSEEN_SCORE)
+
+    @torch.no_grad()
+    def heatmap(self, images: Tensor, findings: Sequence[Finding]) -> Tensor:
+        """Class activation map: the label's logit of each cell; zeros for a finding without a label."""
+        cells = self.classifier(self.trunk(images).movedim(1, -1)).float()
+        return self._pick(cells, findings, 0.0).movedim(-1, 1)
+
+    def _pick(self, values: Tensor, findings: Sequence[Finding], unseen: float) -> Tensor:
+        """``[..., L]`` -> ``[..., F]``: the columns of the findings' labels, by name."""
+        columns = {name: column for column, name in enumerate(self.label_names)}
+        padded = functional.pad(values, (0, 1), value=unseen)
+        return padded[..., [columns.get(finding.name, len(columns)) for finding in findings]]

@@ -1,0 +1,40 @@
+"""Losses over several processes give the gradient of one process that sees the whole global batch.
+
+Data-parallel training averages gradients over processes. A mean over a varying number of cells must
+therefore be divided by the average count of all processes, and a contrastive loss must see all pairs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, distributed
+from torch.distributed.nn import functional
+
+
+def processes() -> int:
+    """Number of training processes; 1 outside distributed training."""
+    ready = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if ready else 1
+
+
+def gather(x: Tensor) -> Tensor:
+    """``[B, ...]`` of every process, in the order of ranks -> ``[processes * B, ...]``; differentiable."""
+    if processes() == 1:
+        return x
+    parts = functional.all_gather(x.contiguous())  # type: ignore[no-untyped-call]
+    return torch.cat(parts)
+
+
+def mean_where(values: Tensor, mask: Tensor, *, empty: float = 0.0) -> Tensor:
+    """Mean of ``values`` where the boolean ``mask`` (same shape) is true, over all processes.
+
+    Args:
+        empty: the answer where nothing is true; the released code's mean of nothing is NaN.
+    """
+    total = torch.where(mask, values, torch.zeros_like(values)).sum()
+    count = mask.sum().to(values.dtype)
+    if processes() > 1:
+        distributed.all_reduce(count)
+        count = count / processes()
+    # The sum is kept as a factor, so that a batch without a labelled cell still has (zero) gradients.
+    return torch.where(count > 0, total / count.clamp_min(torch.finfo(count.dtype).tiny), total + empty)

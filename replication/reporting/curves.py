@@ -1,0 +1,106 @@
+"""The figure ``training_curves``: losses over epochs, from the logs of the runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from replication.errors import DataError
+from replication.reporting.figures import LINES, new_figure, palette
+from replication.reporting.report import Report
+
+CAPTION = (
+    "Losses over epochs from the logs of the runs: validation solid, training dashed, thin lines single "
+    "seeds, thick lines their mean. Losses of different methods differ in kind and cannot be compared."
+)
+_COLUMNS = ["run_id", "label", "recipe", "seed", "epoch", "split", "loss", "value"]
+
+
+def read_logs(report: Report) -> pd.DataFrame:
+    """Mean losses per epoch of every run of the tier that has a log.
+
+    Returns:
+        Columns run_id, label, recipe, seed, epoch (from 1), split (``train`` or ``val``), loss, value.
+
+    Raises:
+        DataError: a log is damaged.
+    """
+    lines = []
+    columns = ["run_id", "label", "recipe", "seed"]
+    runs = {run[0]: run for run in report.rows[columns].drop_duplicates().itertuples(index=False, name=None)}
+    for run_id, folder in report.run_folders().items():
+        for measured in _epochs(folder / "log.jsonl"):
+            lines.append((*runs[run_id], *measured))
+    order = [entry.label for entry in report.entries()]
+    lines.sort(key=lambda line: (order.index(line[1]), line[3], line[4]))
+    return pd.DataFrame(lines, columns=_COLUMNS)
+
+
+def _epochs(path: Path) -> list[tuple[int, str, str, float]]:
+    if not path.is_file():
+        return []
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            if entry["kind"] != "epoch":
+                continue
+            for split in ("train", "val"):
+                for loss, value in (entry.get(split) or {}).items():
+                    found.append((int(entry["epoch"]) + 1, split, str(loss), float(value)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                "A training log is damaged.",
+                where=f"{path}, line {number}",
+                found=line[:80],
+                remedy="delete the run's folder and train it again",
+            ) from error
+    return found
+
+
+def curves_figure(logs: pd.DataFrame) -> Figure:
+    """A panel per method and loss; training dashed, validation solid, a thin line per seed and their mean."""
+    labels = list(dict.fromkeys(logs["label"]))
+    losses = {
+        label: ["total", *sorted(set(logs.loc[logs["label"] == label, "loss"]) - {"total"})]
+        for label in labels
+    }
+    losses = {label: names[:1] if len(names) == 2 else names for label, names in losses.items()}
+    columns = max((len(names) for names in losses.values()), default=1)
+    figure = new_figure(min(7.4, 1.0 + 2.1 * max(2, columns)), 0.5 + 1.65 * max(1, len(labels)))
+    panels = figure.subplots(max(1, len(labels)), columns, squeeze=False)
+    marks = palette(labels)
+    for row, label in zip(panels, labels, strict=False):
+        for axes, loss in zip(row, losses[label], strict=False):
+            chosen = logs[(logs["label"] == label) & (logs["loss"] == loss)]
+            for split, line in (("train", LINES[1]), ("val", LINES[0])):
+                one = chosen[chosen["split"] == split]
+                for _, seed in one.groupby("run_id", sort=True):
+                    axes.plot(
+                        seed["epoch"], seed["value"], color=marks[label].colour, ls=line, lw=0.6, alpha=0.45
+                    )
+                mean = one.groupby("epoch")["value"].mean()
+                axes.plot(mean.index, mean.to_numpy(), color=marks[label].colour, ls=line)
+            axes.set_title(loss.replace("_", " "), pad=3)
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+            axes.grid(color="0.92")
+            axes.set_xlabel("epoch")
+        row[0].set_ylabel(label, fontweight="bold", color=marks[label].colour)
+        for axes in row[len(losses[label]) :]:
+            axes.set_axis_off()
+    if not labels:
+        panels[0, 0].text(0.5, 0.5, "no training log was found", ha="center", va="center")
+        panels[0, 0].set_axis_off()
+    handles = [
+        Line2D([], [], color="0.2", ls=LINES[0], label="validation"),
+        Line2D([], [], color="0.2", ls=LINES[1], label="training"),
+        Line2D([], [], color="0.2", lw=0.6, alpha=0.6, label="single seed"),
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=3)
+    return figure

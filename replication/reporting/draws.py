@@ -1,0 +1,53 @@
+"""Bootstrap draws of the metrics of one run, computed again from its stored predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from replication.config import Protocol
+from replication.errors import ConfigError
+from replication.records import read_predictions
+from replication.statistics import FloatArray
+from replication.tasks import common, zero_shot_classification, zero_shot_grounding, zero_shot_relations
+
+Draws = dict[tuple[str, str], FloatArray]
+"""(finding, metric) -> value of the metric in each of R resamples of the test patients."""
+
+_METRICS: dict[str, Callable[[common.Predictions, Protocol, int], Sequence[common.Draws]]] = {
+    "zero_shot_classification": lambda predictions, protocol, draws: zero_shot_classification.metric_draws(
+        predictions.frame, protocol, draws=draws
+    ),
+    "zero_shot_grounding": lambda predictions, protocol, draws: zero_shot_grounding.metric_draws(
+        predictions, protocol, draws=draws
+    ),
+    "zero_shot_relations": lambda predictions, protocol, draws: zero_shot_relations.metric_draws(
+        predictions.frame, protocol, draws=draws
+    ),
+}
+
+
+def bootstrap_draws(path: Path, task: str, protocol: Protocol, draws: int) -> Draws:
+    """Draws of every metric of a task; the resamples are the same for all runs of a protocol.
+
+    Args:
+        path: the run's predictions, with their arrays beside them in an ``.npz``.
+
+    Raises:
+        ConfigError: the task is unknown here. DataError: the predictions are damaged.
+    """
+    if task not in _METRICS:
+        raise ConfigError("No draws are known for this task.", found=task, allowed=sorted(_METRICS))
+    found = _METRICS[task](load_predictions(path), protocol, draws)
+    return {(one.finding, one.metric): one.draws for one in found}
+
+
+def load_predictions(path: Path) -> common.Predictions:
+    """Predictions of all splits with their arrays."""
+    arrays = {}
+    if (beside := path.with_suffix(".npz")).is_file():
+        with np.load(beside, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    return common.Predictions(read_predictions(path), arrays)

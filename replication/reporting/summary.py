@@ -1,0 +1,171 @@
+"""From rows of single seeds to a cell: mean over seeds, its interval, the spread of the seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from replication.config import Protocol, derived_seed, load_protocol
+from replication.records import read_metadata, read_predictions
+from replication.reporting.draws import Draws, bootstrap_draws
+from replication.reporting.report import Entry, Report
+from replication.reporting.tables import Cell
+from replication.statistics import hierarchical_mean
+from replication.tasks.common import MEAN
+
+_BARS = {
+    "hierarchical": (
+        "mean over seeds ± sample standard deviation over seeds; in brackets the 95 % interval of the mean "
+        "by hierarchical bootstrap (seeds, then test patients as clusters, {draws:,} resamples)"
+    ),
+    "patients": (
+        "one seed; in brackets the 95 % interval by bootstrap over test patients as clusters, which does not "
+        "cover the choice of the seed"
+    ),
+    "spread": (
+        "mean over seeds ± sample standard deviation over seeds; no interval, because the predictions of the "
+        "single seeds are not in the results folder"
+    ),
+}
+
+
+class Summariser:
+    """Makes cells, and remembers what their error bars cover."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self._used: set[str] = set()
+        self._draws: dict[tuple[str, str, str], Draws | None] = {}
+
+    def cell(self, entry: Entry, task: str, protocol: str, finding: str | None, metric: str) -> Cell:
+        """The number of one method under one protocol, over all its seeds.
+
+        Args:
+            finding: ``None`` asks for the protocol as a whole: the mean over its findings, or its only one.
+        """
+        rows = self._rows(entry, task, protocol)
+        of_metric = rows[rows["metric"] == metric]
+        if finding is None:
+            finding = MEAN if (of_metric["finding"] == MEAN).any() else _only(of_metric["finding"])
+        chosen = of_metric[of_metric["finding"] == finding].sort_values("seed")
+        if reason := self._why_missing(entry, task, protocol, chosen):
+            return Cell.absent(reason)
+        values = chosen["value"].to_numpy(dtype=np.float64)
+        lower, upper = self._interval(chosen, values)
+        return Cell(
+            value=float(values.mean()),
+            lower=lower,
+            upper=upper,
+            spread=float(values.std(ddof=1)) if len(values) > 1 else None,
+            n_seeds=len(values),
+            rows=tuple(f"{run}/{task}/{protocol}/{finding}/{metric}" for run in chosen["run_id"].astype(str)),
+            runs=tuple(chosen["run_id"].astype(str)),
+            higher_is_better=bool(chosen["higher_is_better"].iloc[0]),
+        )
+
+    def predictions(self, entry: Entry, task: str, protocol: str) -> list[pd.DataFrame]:
+        """Test predictions of each seed that are in the results folder, by seed."""
+        frames = [read_predictions(path) for path in self.paths(entry, task, protocol)]
+        return [frame[frame["split"] == "test"] for frame in frames]
+
+    def paths(self, entry: Entry, task: str, protocol: str) -> list[Path]:
+        """Files of predictions of each seed that are in the results folder, by seed."""
+        runs = self._rows(entry, task, protocol)[["seed", "run_id"]].drop_duplicates().sort_values("seed")
+        paths = [self._path("predictions", run_id, task, protocol) for run_id in runs["run_id"]]
+        return [path for path in paths if path.is_file()]
+
+    def _path(self, kind: str, run_id: str, task: str, protocol: str) -> Path:
+        slug = protocol.replace("/", "--")
+        return self.report.results / kind / run_id / f"{task}.{slug}.parquet"
+
+    def undefined_findings(self, task: str, protocol: Protocol, metric: str) -> list[str]:
+        """Findings that no method's mean includes, because the data leave the metric undefined."""
+        rows = self.report.select(task=task, protocol=protocol.id, metric=metric)
+        defined = set(rows.loc[rows["value"].notna(), "finding"])
+        return [f.name for f in protocol.findings if len(rows) and f.name not in defined]
+
+    def error_bars(self) -> str:
+        """What the error bars of the cells made so far cover."""
+        draws = self.report.tier.bootstrap
+        return "; ".join(_BARS[kind].format(draws=draws) for kind in _BARS if kind in self._used)
+
+    def _rows(self, entry: Entry, task: str, protocol: str) -> pd.DataFrame:
+        rows = self.report.rows
+        same = (rows["label"] == entry.label) & (rows["recipe"] == entry.recipe)
+        return rows[same & (rows["task"] == task) & (rows["protocol"] == protocol)]
+
+    def _why_missing(self, entry: Entry, task: str, protocol: str, chosen: pd.DataFrame) -> str:
+        every = self.report.rows
+        own = every[(every["label"] == entry.label) & (every["recipe"] == entry.recipe)]
+        if own.empty:
+            return "no run of it has been evaluated"
+        if chosen.empty:
+            files = [self._path("rows", str(run), task, protocol) for run in sorted(own["run_id"].unique())]
+            reasons = {str(note) for path in files if (note := read_metadata(path).get("nothing"))}
+            return "; ".join(sorted(reasons)) or "it has no such row under this protocol"
+        if chosen["value"].isna().any():
+            n, positive = int(chosen["n"].iloc[0]), int(chosen["n_positive"].iloc[0])
+            return f"undefined on these data: {positive:,} positive of {n:,} images"
+        return ""
+
+    def _interval(
+        self, chosen: pd.DataFrame, values: NDArray[np.float64]
+    ) -> tuple[float | None, float | None]:
+        first = chosen.iloc[0]
+        if len(chosen) == 1:
+            ends = (float(first["lower"]), float(first["upper"]))
+            if all(math.isfinite(end) for end in ends):
+                self._used.add("patients")
+                return ends
+            return None, None
+        found = [
+            self._run_draws(str(run), str(first["task"]), str(first["protocol"])) for run in chosen["run_id"]
+        ]
+        key = (str(first["finding"]), str(first["metric"]))
+        draws = [one[key] for one in found if one is not None and key in one]
+        if len(draws) < len(chosen):
+            self._used.add("spread")
+            return None, None
+        self._used.add("hierarchical")
+        seed = derived_seed("seeds", *key, str(first["task"]), str(first["protocol"]))
+        estimate = hierarchical_mean(values, np.stack(draws), seed)
+        if not math.isfinite(estimate.lower):
+            return None, None
+        return estimate.lower, estimate.upper
+
+    def _run_draws(self, run_id: str, task: str, protocol: str) -> Draws | None:
+        key = (run_id, task, protocol)
+        if key not in self._draws:
+            path = self._path("predictions", run_id, task, protocol)
+            self._draws[key] = (
+                bootstrap_draws(path, task, load_protocol(protocol), self.report.tier.bootstrap)
+                if path.is_file()
+                else None
+            )
+        return self._draws[key]
+
+
+def _only(findings: pd.Series) -> str | None:
+    unique = findings.unique()
+    return str(unique[0]) if len(unique) == 1 else None
+
+
+def mean_notes(
+    summariser: Summariser, task: str, protocols: Sequence[Protocol], metric: str
+) -> tuple[str, ...]:
+    """A sentence per protocol whose mean leaves findings out."""
+    notes = []
+    for protocol in protocols:
+        left_out = summariser.undefined_findings(task, protocol, metric)
+        if left_out and len(protocol.findings) > 1:
+            count = len(protocol.findings)
+            notes.append(
+                f"{protocol.id}: means are over {count - len(left_out)} of {count} findings; on these test "
+                f"images the others are undefined ({', '.join(left_out)})."
+            )
+    return tuple(notes)

@@ -1,0 +1,201 @@
+"""What every registered method must do, whatever it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from doubles import REPORTS, batch, ingredients
+from safetensors.torch import load_file, save_file
+
+from replication.config import TierConfig, load_recipes, resolve
+from replication.method import Finding, Method, Settings
+from replication.registry import METHODS, method_class, names
+
+ROOT = Path(__file__).resolve().parents[1]
+FINDINGS = (
+    Finding("effusion", "pleural effusion", "effusion"),
+    Finding("pneumothorax", "pneumothorax", "pneumothorax"),
+    Finding("effusion", "pleural effusion", "effusion", "left_pleural"),
+    Finding("fibrosis", "fibrosis", "tail_abnorm_obs"),
+    Finding("covid", "covid pneumonia"),
+)
+SCALE = {
+    "d_model": 16,
+    "decoder_layers": 2,
+    "heads": 2,
+    "feedforward": 32,
+    "projection_dim": 16,
+    "dropout": 0.0,
+}
+TIER = TierConfig(
+    name="test", description="", image_size=64, methods=(), protocols=(), notebooks=(), scale=SCALE
+)
+
+every_method = pytest.mark.parametrize("name", names(METHODS))
+
+
+def settings(name: str, recipe: str = "matched", **scale: object) -> Settings:
+    kind = method_class(name)
+    tier = TIER.model_copy(update={"scale": {**SCALE, **scale}})
+    model = resolve(tier, name, 0, recipe=recipe, settings_class=kind.settings_class).model
+    return kind.settings_class.model_validate(model)
+
+
+def make(name: str, recipe: str = "matched", seed: int = 0, **scale: object) -> Method:
+    torch.manual_seed(seed)
+    return method_class(name).build(settings(name, recipe, **scale), ingredients())
+
+
+@every_method
+def test_one_stem_everywhere(name: str) -> None:
+    folder = "medslip" if name == "medslip" else "baselines"
+    assert method_class(name).name == name
+    for path in (
+        ROOT / "replication" / "configs" / "recipes" / f"{name}.yaml",
+        ROOT / "docs" / "methods" / f"{name}.md",
+        ROOT / "tests" / folder / f"test_{name}.py",
+    ):
+        assert path.is_file(), path
+    assert load_recipes(name).method == name
+    assert {"published", "matched"} <= set(load_recipes(name).recipes)
+
+
+@every_method
+def test_every_recipe_and_variant_is_valid(name: str) -> None:
+    file = load_recipes(name)
+    for recipe in file.recipes:
+        for label in (name, *(f"{name}/{variant}" for variant in file.variants)):
+            run = resolve(TIER, label, 0, recipe=recipe, settings_class=method_class(name).settings_class)
+            assert run.label == label
+
+
+@every_method
+@pytest.mark.parametrize("recipe", ["published", "matched"])
+def test_scores_and_maps_have_their_shapes(name: str, recipe: str) -> None:
+    model, data = make(name, recipe).eval(), batch(3, side=96)
+    scores, maps = model.score(data.images, FINDINGS), model.heatmap(data.images, FINDINGS)
+    assert scores.shape == (3, len(FINDINGS))
+    assert maps.shape[:2] == (3, len(FINDINGS))
+    assert maps.ndim == 4
+    assert maps.shape[2] == maps.shape[3] > 1
+    for answer in (scores, maps):
+        assert answer.dtype == torch.float32
+        assert torch.isfinite(answer).all()
+        assert not answer.requires_grad
+
+
+@every_method
+def test_every_trainable_parameter_learns_and_the_batch_stays(name: str) -> None:
+    model, data = make(name, dropout=0.1).train(), batch()
+    copy = dataclasses.replace(data, images=data.images.clone(), triplets=data.triplets.clone())
+    outcome = model.loss(data)
+    outcome.total.backward()
+    assert outcome.total.ndim == 0
+    assert torch.isfinite(outcome.total)
+    assert all(value.ndim == 0 and not value.requires_grad for value in outcome.parts.values())
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, key
+            assert torch.isfinite(parameter.grad).all(), key
+    assert torch.equal(copy.images, data.images)
+    assert torch.equal(copy.triplets, data.triplets)
+    assert list(data.reports) == list(batch().reports)
+
+
+@every_method
+def test_bf16_autocast_agrees_with_fp32(name: str) -> None:
+    model, data = make(name).train(), batch(8)
+    full = model.loss(data).total
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model.loss(data).total
+    half.backward()
+    assert half.item() == pytest.approx(full.item(), rel=0.1)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@every_method
+def test_the_loss_falls_on_one_batch(name: str) -> None:
+    model, data = make(name).train(), batch(8)
+    optimiser = torch.optim.AdamW(model.parameter_groups(0.0), lr=3e-3)
+    history = []
+    for _ in range(20):
+        optimiser.zero_grad()
+        loss = model.loss(data).total
+        loss.backward()
+        optimiser.step()
+        history.append(loss.item())
+    assert history[-1] < 0.9 * history[0]
+
+
+@every_method
+def test_a_score_does_not_depend_on_its_batch(name: str) -> None:
+    model, images = make(name).eval(), batch(6).images
+    together = model.score(images, FINDINGS)
+    single = torch.cat([model.score(image[None], FINDINGS) for image in images])
+    torch.testing.assert_close(together, single, rtol=1e-3, atol=1e-4)
+    maps = torch.cat([model.heatmap(images[:2], FINDINGS), model.heatmap(images[2:], FINDINGS)])
+    torch.testing.assert_close(model.heatmap(images, FINDINGS), maps, rtol=1e-3, atol=1e-4)
+
+
+@every_method
+def test_a_score_does_not_depend_on_what_else_is_asked(name: str) -> None:
+    model, images = make(name).eval(), batch(2).images
+    together = model.score(images, FINDINGS)
+    for column, finding in enumerate(FINDINGS):
+        alone = model.score(images, [finding])[:, 0]
+        torch.testing.assert_close(together[:, column], alone, rtol=1e-3, atol=1e-4)
+
+
+@every_method
+def test_steps_repeat(name: str) -> None:
+    outcomes = []
+    for _ in range(2):
+        model, data = make(name, dropout=0.2).train(), batch()
+        outcome = model.loss(data)
+        outcome.total.backward()
+        norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+        outcomes.append((outcome.total.item(), norm.item()))
+    assert outcomes[0] == outcomes[1]
+
+
+@every_method
+def test_a_batch_with_nothing_to_learn_from(name: str) -> None:
+    data = batch(2)
+    empty = dataclasses.replace(
+        data,
+        reports=["", ""],
+        triplets=torch.full_like(data.triplets, -1),
+        labels=torch.full_like(data.labels, -1),
+    )
+    model = make(name).train()
+    outcome = model.loss(empty)
+    outcome.total.backward()
+    assert outcome.total.item() == 0
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@every_method
+def test_weights_round_trip_without_the_text_encoder(name: str, tmp_path: Path) -> None:
+    model, images = make(name).eval(), batch(2).images
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "weights.safetensors")
+    other = make(name, seed=1).eval()
+    assert not torch.allclose(other.score(images, FINDINGS), model.score(images, FINDINGS))
+    other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    assert torch.equal(other.score(images, FINDINGS), model.score(images, FINDINGS))
+
+
+@every_method
+def test_the_trunk_serves_other_tasks(name: str) -> None:
+    trunk, images = make(name).trunk.eval(), batch(2).images
+    features = trunk(images)
+    assert features.shape == (2, trunk.channels, 64 // trunk.stride, 64 // trunk.stride)
+    stages = trunk.stages(images)
+    assert tuple(stage.shape[1] for stage in stages) == trunk.stage_channels
+    assert torch.equal(stages[-1], features)
+
+
+def test_reports_of_the_doubles_are_in_use() -> None:
+    assert list(batch(4).reports) == list(REPORTS)

@@ -1,0 +1,335 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import harness_doubles as doubles
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file
+
+from replication.checkpoints import build_method, load_run
+from replication.config import OptimiserConfig, RunConfig
+from replication.data.batches import PreparedData
+from replication.errors import CheckpointError, ConfigError, DataError, UserError
+from replication.feeding import EpochBatches
+from replication.schedule import learning_rate, plateau_reductions
+from replication.training import Objective, pretrain
+
+DATA = doubles.prepared()
+TEXT = doubles.FakeText()
+
+
+def train(config: RunConfig, out: Path, **options: object) -> dict[str, torch.Tensor]:
+    options = {"progress": False, "log_every": 2, **options}
+    pretrain(config, DATA, TEXT, out, **options)
+    return load_file(out / "weights.safetensors")
+
+
+def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+
+
+def log_without_times(out: Path) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    timed = ("seconds", "images_per_second")
+    return [{key: value for key, value in line.items() if key not in timed} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    train(doubles.run_config(), out)
+    return out
+
+
+def test_twice_the_same_configuration_gives_the_same_weights(undisturbed: Path, tmp_path: Path) -> None:
+    torch.manual_seed(999)
+    again = train(doubles.run_config(), tmp_path / "again")
+    assert_equal(again, load_file(undisturbed / "weights.safetensors"))
+    assert log_without_times(tmp_path / "again") == log_without_times(undisturbed)
+    other = train(doubles.run_config().model_copy(update={"seed": 4}), tmp_path / "other")
+    assert not torch.equal(other["head.weight"], again["head.weight"])
+
+
+def test_training_lowers_the_loss_and_leaves_a_complete_folder(tmp_path: Path) -> None:
+    train(doubles.run_config(epochs=12, select="last"), tmp_path)
+    epochs = [line for line in log_without_times(tmp_path) if line["kind"] == "epoch"]
+    assert [line["epoch"] for line in epochs] == list(range(12))
+    assert epochs[-1]["train"]["labels"] < epochs[0]["train"]["labels"]
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != ".lock") == [
+        *("config.json", "done.json", "log.jsonl", "weights.safetensors")
+    ]
+    done = json.loads((tmp_path / "done.json").read_text())
+    assert done["images"] == 12 * done["steps"] // 12 * 4 == 12 * 12
+    assert done["selected_epoch"] == 11
+    assert done["validation_loss"] == epochs[-1]["val"]["total"]
+    assert done["wall_seconds"] > 0
+    assert done["images_per_second"] > 0
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3, 4, 5])
+def test_a_run_that_failed_at_any_step_ends_as_an_undisturbed_one(
+    step: int, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter(range(10**6))
+    original = doubles.TinyMethod.loss
+
+    def failing(self: doubles.TinyMethod, batch: object) -> object:
+        if self.training and next(calls) == step:
+            raise RuntimeError("power cut")
+        return original(self, batch)
+
+    monkeypatch.setattr(doubles.TinyMethod, "loss", failing)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(doubles.run_config(), tmp_path, save_every_seconds=0)
+    assert not (tmp_path / "done.json").exists()
+    assert_equal(train(doubles.run_config(), tmp_path), load_file(undisturbed / "weights.safetensors"))
+    assert log_without_times(tmp_path) == log_without_times(undisturbed)
+
+
+CHILD = textwrap.dedent(
+    """
+    import sys, torch
+    from pathlib import Path
+    torch.set_num_threads(1)
+    import harness_doubles as doubles
+    from replication.training import pretrain
+    pretrain(doubles.run_config(epochs=40), doubles.prepared(), doubles.FakeText(), Path(sys.argv[1]),
+             progress=False, log_every=2, save_every_seconds=0)
+    """
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wait", [0.0, 0.4])
+def test_a_killed_run_ends_as_an_undisturbed_one(wait: float, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path / "killed")], env=environment)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "killed" / "resume" / "state.pt").exists() and time.monotonic() < deadline:
+        assert child.poll() is None
+        time.sleep(0.01)
+    time.sleep(wait)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not (tmp_path / "killed" / "done.json").exists()
+    config = doubles.run_config(epochs=40)
+    assert_equal(train(config, tmp_path / "killed"), train(config, tmp_path / "whole"))
+    assert log_without_times(tmp_path / "killed") == log_without_times(tmp_path / "whole")
+
+
+def test_a_finished_run_is_not_computed_again(undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {p.name: p.stat().st_mtime_ns for p in undisturbed.iterdir() if p.name != ".lock"}
+    monkeypatch.setattr("replication.training.build_method", None)
+    pretrain(doubles.run_config(), DATA, TEXT, undisturbed, progress=False)
+    assert before == {p.name: p.stat().st_mtime_ns for p in undisturbed.iterdir() if p.name != ".lock"}
+
+
+def test_another_configuration_sets_the_old_run_aside(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first = train(doubles.run_config(epochs=1, select="last"), out)
+    second = train(doubles.run_config(epochs=2, select="last"), out)
+    (aside,) = [folder for folder in tmp_path.iterdir() if folder != out]
+    assert_equal(load_file(aside / "weights.safetensors"), first)
+    assert not torch.equal(first["head.weight"], second["head.weight"])
+
+
+def test_best_validation_epoch_is_selected(tmp_path: Path) -> None:
+    config = doubles.run_config(epochs=6, select="best_val")
+    weights = train(config, tmp_path / "best")
+    losses = [e["val"]["total"] for e in log_without_times(tmp_path / "best") if e["kind"] == "epoch"]
+    done = json.loads((tmp_path / "best" / "done.json").read_text())
+    assert done["selected_epoch"] == int(np.argmin(losses))
+    assert done["validation_loss"] == min(losses)
+    method, loaded = load_run(tmp_path / "best", TEXT)
+    assert loaded == config
+    assert_equal(dict(method.state_dict()), weights)
+
+
+def test_accumulation_sees_the_same_images(tmp_path: Path) -> None:
+    whole, halves = (
+        EpochBatches(DATA, doubles.run_config(epochs=1, accumulation=k), epoch=0) for k in (1, 2)
+    )
+    for step in range(3):
+        assert [len(micro) for micro in whole[step]] == [4]
+        assert [len(micro) for micro in halves[step]] == [2, 2]
+        seen = torch.cat([micro.labels for micro in halves[step]]).sort(0).values
+        assert torch.equal(seen, whole[step][0].labels.sort(0).values)
+    assert sorted(whole.order) == sorted(DATA.rows("train"))
+
+
+def test_accumulation_averages_the_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If all images are the same one, batch statistics agree too, and so must the gradients."""
+    original, gradients = PreparedData.batch, []
+
+    def record(optimiser: torch.optim.Optimizer, closure: None = None) -> None:
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        gradients.append(torch.cat([p.grad.flatten() for p in parameters]))
+
+    monkeypatch.setattr(
+        PreparedData,
+        "batch",
+        lambda self, rows, *, augmentation, seed: original(self, 0 * rows, augmentation=None, seed=0),
+    )
+    monkeypatch.setattr(torch, "randn", lambda *size, generator: torch.zeros(*size))
+    monkeypatch.setattr(torch.optim.AdamW, "step", record)
+    for k in (1, 2):
+        train(doubles.run_config(epochs=1, dropout=0.0, accumulation=k), tmp_path / str(k))
+    assert len(gradients) == 6
+    assert gradients[0].abs().max() > 0.01
+    assert torch.allclose(gradients[3], gradients[0], atol=1e-4)
+
+
+def test_gradient_is_clipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    norms = []
+
+    def record(optimiser: torch.optim.Optimizer, closure: None = None) -> None:
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        norms.append(float(torch.cat([p.grad.flatten() for p in parameters]).norm()))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", record)
+    train(doubles.run_config(epochs=1, optimiser={"clip_norm": 0.01}), tmp_path)
+    assert norms == pytest.approx([0.01] * 3, rel=1e-3)
+
+
+def test_bf16_computes_in_bf16(tmp_path: Path) -> None:
+    full = train(doubles.run_config(epochs=1), tmp_path / "fp32")
+    half = train(doubles.run_config(epochs=1, precision="bf16"), tmp_path / "bf16")
+    difference = (full["head.weight"] - half["head.weight"]).abs().max()
+    assert 0 < difference < 0.01
+    assert half["head.weight"].dtype == torch.float32
+
+
+def test_workers_change_nothing(undisturbed: Path, tmp_path: Path) -> None:
+    assert_equal(
+        train(doubles.run_config(), tmp_path, workers=1), load_file(undisturbed / "weights.safetensors")
+    )
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
+    with FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="Another process"):
+        train(doubles.run_config(), tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Objective.forward
+
+    def poisoned(self: Objective, batch: object) -> object:
+        total, parts = original(self, batch)
+        return total * float("nan"), parts
+
+    monkeypatch.setattr(Objective, "forward", poisoned)
+    with pytest.raises(UserError, match="no longer finite"):
+        train(doubles.run_config(), tmp_path)
+    assert not (tmp_path / "resume").exists()
+
+
+def test_a_damaged_state_is_refused_with_its_remedy(tmp_path: Path) -> None:
+    (tmp_path / "resume").mkdir()
+    (tmp_path / "resume" / "state.pt").write_bytes(b"not a state")
+    with pytest.raises(CheckpointError, match="start this run afresh"):
+        train(doubles.run_config(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"batch_size": 5, "accumulation": 2}, ConfigError),
+        ({"epochs": 0}, ConfigError),
+    ],
+)
+def test_impossible_sizes_are_refused_before_compute(
+    changes: dict[str, object], error: type[Exception], tmp_path: Path
+) -> None:
+    with pytest.raises(error):
+        train(doubles.run_config(**changes), tmp_path)
+    assert not (tmp_path / "weights.safetensors").exists()
+
+
+def test_no_validation_images_is_refused_only_where_they_are_needed(tmp_path: Path) -> None:
+    data = doubles.prepared()
+    data.manifest.loc[data.manifest["split"] == "val", "split"] = "train"
+    with pytest.raises(DataError, match="validation split is empty"):
+        pretrain(doubles.run_config(epochs=1), data, TEXT, tmp_path / "a", progress=False)
+    pretrain(doubles.run_config(epochs=1, select="last"), data, TEXT, tmp_path / "b", progress=False)
+    assert json.loads((tmp_path / "b" / "done.json").read_text())["validation_loss"] is None
+
+
+def test_methods_with_one_trunk_start_from_the_same_trunk_weights() -> None:
+    before = torch.get_rng_state()
+    plain = build_method(doubles.run_config(), TEXT, DATA.label_names)
+    other = build_method(doubles.run_config(dropout=0.5), TEXT, DATA.label_names)
+    assert torch.equal(before, torch.get_rng_state())
+    assert_equal(plain.trunk.state_dict(), other.trunk.state_dict())
+
+
+RELEASED = OptimiserConfig(
+    lr=1e-4, min_lr=1e-5, warmup_lr=1e-5, warmup="iters_in_epoch0", warmup_epochs=5, schedule="cosine"
+)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "step", "expected"),
+    [
+        (0, 0, 1e-5),
+        (0, 100, 1e-5),
+        (0, 101, 2.8e-5),
+        (0, 200, 2.8e-5),
+        (0, 201, 4.6e-5),
+        (0, 301, 6.4e-5),
+        (0, 401, 8.2e-5),
+        (0, 500, 8.2e-5),
+        (0, 501, 1e-4),
+        (0, 3000, 1e-4),
+        (1, 0, 9.998e-5),
+        (1, 3000, 9.998e-5),
+        (2, 0, 9.991e-5),
+        (50, 0, 5.5e-5),
+        (99, 0, 1.0022e-5),
+    ],
+)
+def test_released_schedule(epoch: int, step: int, expected: float) -> None:
+    rate = learning_rate(RELEASED, epochs=100, steps_per_epoch=4000, epoch=epoch, step=step)
+    assert rate == pytest.approx(expected, rel=1e-4)
+
+
+def test_warm_up_by_epochs_rises_to_the_rate_and_falls_to_the_minimum() -> None:
+    optimiser = OptimiserConfig(lr=1e-3, min_lr=1e-5, warmup_lr=1e-4, warmup_epochs=2)
+    rates = [
+        learning_rate(optimiser, epochs=10, steps_per_epoch=4, epoch=e, step=s)
+        for e in range(10)
+        for s in range(4)
+    ]
+    assert rates[0] == pytest.approx(1e-4)
+    assert np.diff(rates[:9]) == pytest.approx((1e-3 - 1e-4) / 8)
+    assert rates[8] == pytest.approx(1e-3)
+    assert rates[24] == pytest.approx((1e-3 + 1e-5) / 2)
+    assert all(np.diff(rates[8:]) < 0)
+    assert rates[-1] == pytest.approx(1e-5, rel=0.5)
+
+
+def test_plateau_is_that_of_torch() -> None:
+    rng = np.random.default_rng(0)
+    history = (np.cumsum(rng.normal(-0.02, 0.1, size=200)) + 10).tolist()
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([parameter], lr=1.0)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, factor=0.5, patience=12, eps=0)
+    ours = OptimiserConfig(lr=1.0, min_lr=0.0, schedule="plateau", warmup="none")
+    for epoch, loss in enumerate(history):
+        rate = learning_rate(
+            ours, epochs=200, steps_per_epoch=1, epoch=epoch, step=0, validation=history[:epoch]
+        )
+        assert rate == optimiser.param_groups[0]["lr"]
+        theirs.step(loss)
+    assert plateau_reductions(history) >= 2
