@@ -93,6 +93,8 @@ class MedKLIP(Method):
     heatmap_kind: ClassVar[HeatmapKind] = "native"
     settings_class: ClassVar[type[Settings]] = MedKLIPSettings
 
+    trained: Tensor
+
     def __init__(self, settings: MedKLIPSettings, ingredients: Ingredients) -> None:
         super().__init__()
         self.settings = settings
@@ -105,11 +107,8 @@ class MedKLIP(Method):
         self.queries = nn.Linear(text_width, settings.d_model)
         self.stream = QueryStream(text_width, settings, contrastive=settings.position_weight != 0)
         self.norm = nn.LayerNorm(settings.d_model)
-        self.trained = [
-            index
-            for index, name in enumerate(PATHOLOGIES)
-            if not (settings.exclude_classes and name in EXCLUDED)
-        ]
+        kept = [not (settings.exclude_classes and name in EXCLUDED) for name in PATHOLOGIES]
+        self.register_buffer("trained", torch.tensor(kept).nonzero().flatten(), persistent=False)
         initialise(self, settings.initialisation)
 
     @classmethod

@@ -38,7 +38,11 @@ class SupervisedSettings(Settings):
 
 
 class Supervised(Method):
-    """A trunk, mean pooling, and one linear layer for all labels of the data set."""
+    """A trunk, mean and maximum pooling, and one linear layer for all labels of the data set.
+
+    The maximum lets a small lesion be seen that the mean over all cells would dilute: an upper bound must not
+    be held down by its pooling.
+    """
 
     name: ClassVar[str] = "supervised"
     supervision: ClassVar[Supervision] = "labels"
@@ -56,7 +60,7 @@ class Supervised(Method):
         self.trunk = ingredients.trunk
         self.label_names = ingredients.label_names
         self.dropout = Dropout(settings.dropout)
-        self.classifier = nn.Linear(self.trunk.channels, len(self.label_names))
+        self.classifier = nn.Linear(2 * self.trunk.channels, len(self.label_names))
 
     @classmethod
     def build(cls, settings: Settings, ingredients: Ingredients) -> Supervised:
@@ -67,7 +71,7 @@ class Supervised(Method):
 
     def loss(self, batch: Batch) -> Losses:
         """Mean binary cross-entropy over the known labels of the batch; 0 where none is known."""
-        logits = self.classifier(self.dropout(self.trunk(batch.images).mean(dim=(2, 3)))).float()
+        logits = self.classifier(self.dropout(self._pooled(batch.images))).float()
         values = functional.binary_cross_entropy_with_logits(
             logits, batch.labels.eq(1).float(), reduction="none"
         )
@@ -77,14 +81,19 @@ class Supervised(Method):
     @torch.no_grad()
     def score(self, images: Tensor, findings: Sequence[Finding]) -> Tensor:
         """Probability of the finding's label, wherever it is asked for; ``UNSEEN_SCORE`` without a label."""
-        pooled = self.trunk(images).mean(dim=(2, 3))
-        return self._pick(self.classifier(pooled).float().sigmoid(), findings, UNSEEN_SCORE)
+        return self._pick(self.classifier(self._pooled(images)).float().sigmoid(), findings, UNSEEN_SCORE)
 
     @torch.no_grad()
     def heatmap(self, images: Tensor, findings: Sequence[Finding]) -> Tensor:
         """Class activation map: the label's logit of each cell; zeros for a finding without a label."""
-        cells = self.classifier(self.trunk(images).movedim(1, -1)).float()
+        patches = self.trunk(images).movedim(1, -1)
+        cells = self.classifier(torch.cat([patches, patches], dim=-1)).float()
         return self._pick(cells, findings, 0.0).movedim(-1, 1)
+
+    def _pooled(self, images: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` -> ``[B, 2C]``: mean and maximum over the cells."""
+        patches = self.trunk(images)
+        return torch.cat([patches.mean(dim=(2, 3)), patches.amax(dim=(2, 3))], dim=1)
 
     def _pick(self, values: Tensor, findings: Sequence[Finding], unseen: float) -> Tensor:
         """``[..., L]`` -> ``[..., F]``: the columns of the findings' labels, by name."""

@@ -23,6 +23,10 @@
 # threshold and 0.5 is chance. *IoU, Dice, precision, recall* need a threshold on the map; the header says how
 # it was chosen. Maps are scaled per image, never over a batch.
 #
+# **How to read it.** Compare a number with what chance would score on the same images: the region share, or
+# 0.5 for an AUC. One training run can see a finding in the wrong place and its twin in the right one, so look
+# at the spread over seeds before the ranking.
+#
 # **Where-metrics.** *Laterality*: does "left effusion" score higher than "right effusion" where the left side
 # has it? *Site*: the same for the place in the lung. *Relation*: for any pair of anatomy and finding.
 # They ask the scores, not the maps, so they are fair to methods without maps.

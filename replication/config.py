@@ -58,7 +58,7 @@ class TextConfig(Strict):
     layers: int = 2
     heads: int = 2
     vocabulary_size: int = 2000
-    epochs: int = 10
+    epochs: int = 5
     seed: int = 0
 
 

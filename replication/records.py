@@ -93,6 +93,9 @@ PREDICTION_SCHEMA = pa.schema(
 """One line per image and finding; label 1 present, 0 absent, -1 unknown."""
 
 
+_REMEDY = "correct the scores, or delete the file and predict again"
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder that becomes ``path`` if the block succeeds and vanishes if not."""
@@ -234,6 +237,25 @@ def read_predictions(path: Path, *, samples: Collection[str] | None = None) -> p
     return frame
 
 
+def check_scores(frame: pd.DataFrame, where: str | Path, *, first_line: int = 0) -> None:
+    """Every score a finite number, every image and finding once.
+
+    Args:
+        frame: columns sample, finding and score. first_line: number of its first line in the file.
+
+    Raises:
+        DataError: names the line.
+    """
+    keys = ["sample", "finding"]
+    scores = pd.to_numeric(frame["score"], errors="coerce")
+    finite = scores.abs().lt(float("inf"))
+    _refuse(frame, ~finite, "A score is not finite.", [*keys, "score"], "a finite number", where, first_line)
+    twice = frame.duplicated(keys)
+    _refuse(
+        frame, twice, "An image is scored twice.", keys, "one line per image and finding", where, first_line
+    )
+
+
 def check_predictions(
     frame: pd.DataFrame, where: str | Path, *, samples: Collection[str] | None = None
 ) -> None:
@@ -243,23 +265,11 @@ def check_predictions(
         DataError: a score is NaN or infinite, a pair of image and finding occurs twice, an image lacks a
             finding, a label is none of -1, 0, 1; names the first line or image.
     """
-    remedy = "predict again (delete the file), or correct the scores"
-
-    def refuse(problem: str, bad: pd.Series, columns: list[str], allowed: str) -> None:
-        if bad.any():
-            line = int(bad.to_numpy().argmax())
-            found = frame.iloc[line][columns].to_dict()
-            raise DataError(
-                problem, where=f"{where}, line {line}", found=found, allowed=allowed, remedy=remedy
-            )
-
-    scores = pd.to_numeric(frame["score"], errors="coerce")
-    keys = ["sample", "finding"]
-    refuse("A score is not finite.", ~scores.abs().lt(float("inf")), [*keys, "score"], "a finite number")
-    refuse("An image is scored twice.", frame.duplicated(keys), keys, "one line per image and finding")
-    refuse("Not a label.", ~frame["label"].isin([-1, 0, 1]), [*keys, "label"], "-1, 0 or 1")
+    check_scores(frame, where)
+    wrong = ~frame["label"].isin([-1, 0, 1])
+    _refuse(frame, wrong, "Not a label.", ["sample", "finding", "label"], "-1, 0 or 1", where, 0)
     if frame.groupby("sample", sort=False)["patient"].nunique().gt(1).any():
-        raise DataError("An image belongs to two patients.", where=where, remedy=remedy)
+        raise DataError("An image belongs to two patients.", where=where, remedy=_REMEDY)
     expected = set(frame["sample"]) if samples is None else set(samples)
     for finding, group in frame.groupby("finding", sort=False):
         missing = expected - set(group["sample"])
@@ -269,8 +279,28 @@ def check_predictions(
                 where=where,
                 found=f"first missing: {min(missing)}",
                 allowed="a score for every image of the protocol and every finding",
-                remedy=remedy,
+                remedy=_REMEDY,
             )
+
+
+def _refuse(
+    frame: pd.DataFrame,
+    bad: pd.Series,
+    problem: str,
+    columns: list[str],
+    allowed: str,
+    where: str | Path,
+    first_line: int,
+) -> None:
+    if bad.any():
+        line = int(bad.to_numpy().argmax())
+        raise DataError(
+            problem,
+            where=f"{where}, line {line + first_line}",
+            found=frame.iloc[line][columns].to_dict(),
+            allowed=allowed,
+            remedy=_REMEDY,
+        )
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from replication.errors import ConfigError, nearest
-from replication.method import Method
+
+if TYPE_CHECKING:
+    from replication.method import Method
 
 METHODS = "medslip_bench.methods"
 DATASETS = "medslip_bench.datasets"
@@ -47,6 +49,9 @@ def method_class(name: str) -> type[Method]:
     Raises:
         ConfigError: no such method; names the nearest.
     """
+    # Importing the contract imports torch, which commands that only handle files do without.
+    from replication.method import Method
+
     found = _load(METHODS, name, "method")
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise ConfigError("Not a method.", where=name, found=found, allowed="a subclass of Method")

@@ -71,12 +71,12 @@ def test_a_thousand_draws_of_fourteen_findings_take_less_than_two_seconds() -> N
     rng = np.random.default_rng(0)
     patients = rng.integers(0, 900, 5000)
     labels, scores = rng.random((14, 5000)) < 0.06, rng.normal(size=(14, 5000))
-    started = time.perf_counter()
+    started = time.process_time()
     resamples = Resampling.by_patient(patients, 1000, 0)
     for y, s in zip(labels, scores, strict=True):
         draws = metrics.roc_auc_draws(y, s, resamples)
         assert draws.std() > 0
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 @few

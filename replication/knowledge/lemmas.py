@@ -3,7 +3,7 @@
 The released preprocessing lemmatises every observation string by itself with spaCy's ``en_core_web_sm``.
 That model is a download of its own, so the default is simplemma with a short list of exceptions
 (``lemmas.yaml``) that make the two agree on the words of the vocabularies. On 547 word forms of reports they
-then give the same class for 543. Which one runs is part of the settings, never guessed.
+then give the same class for 542. Which one runs is part of the settings, never guessed.
 """
 
 from __future__ import annotations

@@ -7,9 +7,6 @@ from bisect import bisect_left, bisect_right
 from functools import cache, lru_cache
 from typing import Any, Literal, NamedTuple
 
-from nltk.tokenize.destructive import NLTKWordTokenizer
-from nltk.tokenize.punkt import PunktSentenceTokenizer
-
 from replication.errors import ConfigError
 
 Splitter = Literal["punkt", "punkt-english"]
@@ -67,15 +64,19 @@ def _word_count(sentence: str, splitter: Splitter) -> int:
 
 
 @cache
-def _word_tokenizer() -> NLTKWordTokenizer:
+def _word_tokenizer() -> Any:
+    # NLTK takes over a second to import; only those who split sentences pay for it.
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+
     return NLTKWordTokenizer()
 
 
 @cache
 def _punkt(splitter: Splitter) -> Any:
+    from nltk.tokenize.punkt import PunktSentenceTokenizer, PunktTokenizer
+
     if splitter == "punkt":
         return PunktSentenceTokenizer()
-    from nltk.tokenize.punkt import PunktTokenizer
 
     try:
         return PunktTokenizer("english")

@@ -48,7 +48,8 @@ _KNOB_PROFILE = np.asarray(PchipInterpolator(_BORDER_AT, _KNOB)(_FINE), np.float
 class Chest:
     """What a projection is computed from; findings change it before anything is drawn.
 
-    Lengths are in cm, ``density`` in grams per millilitre (water 1).
+    Lengths are in cm, ``density`` in grams per millilitre (water 1); ``vessels`` [2, 3] are numbers in 0..1
+    that choose, turn and stretch the vessel tree of each lung.
     """
 
     apex: float
@@ -79,7 +80,7 @@ class Chest:
     scar: float
     fold: float
     supine: bool
-    vessel_seed: tuple[int, ...]
+    vessels: Measures
 
     def height(self, v: float) -> float:
         """y of a relative height."""
@@ -122,7 +123,7 @@ def _habitus(seed: int, patient: int) -> Chest:
         dome=base - arch + np.array([0.35 * n[3], 0.95 + 0.35 * n[4]]),
         arch=arch,
         outer_bend=0.025 * n[6:8],
-        heart=float(np.clip(0.93 + 0.075 * n[8] + 0.02 * stout, 0.74, 1.09)),
+        heart=float(np.clip(0.95 + 0.085 * n[8] + 0.02 * stout, 0.74, 1.15)),
         heart_right=float(np.clip(1.0 + 0.07 * n[9], 0.82, 1.15)),
         knob=float(np.clip(0.15 + 0.35 * n[10], -0.4, 1.1)),
         tortuous=float(np.clip(0.25 * n[11], -0.2, 0.7)),
@@ -131,7 +132,7 @@ def _habitus(seed: int, patient: int) -> Chest:
         wall=2.6 + 0.9 * stout,
         shoulder=-12.6 + 0.8 * n[13],
         density=float(np.clip(0.25 + 0.022 * n[14], 0.2, 0.31)),
-        markings=float(np.clip(1.0 + 0.18 * n[15], 0.6, 1.45)),
+        markings=float(np.clip(1.0 + 0.22 * n[15], 0.6, 1.6)),
         upper_markings=0.75,
         rib_slope=n[16],
         rib_bone=float(rng.uniform(0.5, 1.1)),
@@ -144,7 +145,7 @@ def _habitus(seed: int, patient: int) -> Chest:
         scar=float(rng.random() < 0.25) * float(rng.uniform(0.3, 1.0)),
         fold=0.0,
         supine=False,
-        vessel_seed=(seed, 13, patient),
+        vessels=rng.random((2, 3)),
     )
 
 
@@ -181,34 +182,3 @@ def chest(seed: int, patient: int, image: int, view: View) -> Chest:
         fold=0.4 + 0.6 * draw[3] if draw[4] < (0.2 if supine else 0.06) else 0.0,
         supine=supine,
     )
-
-
-@lru_cache(maxsize=32)
-def vessels(seed: tuple[int, ...]) -> tuple[NDArray[np.float32], ...]:
-    """Branching pulmonary vessels of both lungs, one array [branches, 3, 2] a generation.
-
-    Coordinates are relative: the first from the hilum (0) to the chest wall (1), negative for the right
-    lung, the second the distance below the hilum in the same unit; ``projection`` scales them to the lung.
-    """
-    rng = np.random.default_rng(list(seed))
-    start_angles = np.deg2rad(np.array([-78, -52, -30, -8, 14, 34, 52, 68, 82], np.float64))
-    angle = np.concatenate([start_angles, start_angles]) + rng.normal(0, 0.10, 2 * start_angles.size)
-    side = np.repeat(SIGN, start_angles.size)
-    start = np.stack([0.04 * np.cos(angle), 0.10 * np.sin(angle)], axis=1)
-    length = rng.uniform(0.17, 0.27, side.size) * (1.0 + 0.35 * np.abs(np.sin(angle)))
-    generations = []
-    for _ in range(5):
-        bend = rng.normal(0, 0.16, side.size)
-        t = np.linspace(0, 1, 3)[None, :]
-        turn = angle[:, None] + bend[:, None] * t
-        steps = np.stack([np.cos(turn), np.sin(turn)], axis=2) * (length[:, None] * t)[..., None]
-        path = start[:, None, :] + steps
-        generations.append(
-            (path * np.stack([side, np.ones_like(side)], axis=1)[:, None, :]).astype(np.float32)
-        )
-        fork = rng.uniform(0.18, 0.55, side.size)
-        start = np.repeat(path[:, -1], 2, axis=0)
-        angle = np.repeat(angle + bend, 2) + np.stack([fork, -fork], axis=1).ravel() * 0.75
-        length = np.repeat(length, 2) * rng.uniform(0.62, 0.95, 2 * side.size)
-        side = np.repeat(side, 2)
-    return tuple(generations)

@@ -20,15 +20,15 @@ FIELD = 36.0
 """Width of the square field at scale 1, in cm (a 14 inch cassette)."""
 
 _SHIFT = 4
-_BANK = 512
-_GRAIN = 8.0
+_BANK = 256
+_GRAIN = 4.0
 
 cv2.setNumThreads(1)
 
 
 @cache
 def _bank() -> FloatArray:
-    """A periodic field of smooth unit-variance noise whose grain is about ``_GRAIN`` pixels, [512, 512]."""
+    """A periodic field of smooth unit-variance noise whose grain is about ``_GRAIN`` pixels, [256, 256]."""
     white = np.random.default_rng(20240229).standard_normal((_BANK, _BANK), dtype=np.float32)
     pad = 16
     smooth = cv2.GaussianBlur(np.pad(white, pad, mode="wrap"), (0, 0), _GRAIN / 3.0)[pad:-pad, pad:-pad]
@@ -71,7 +71,8 @@ class Camera:
 
     def points(self, chest: NDArray[np.floating]) -> NDArray[np.int32]:
         """Fixed-point pixel positions (4 fractional bits) of points [..., 2] in cm."""
-        return np.rint(chest @ self._fixed[:2] + self._fixed[2]).astype(np.int32)
+        fixed: NDArray[np.int32] = np.rint(chest @ self._fixed[:2] + self._fixed[2]).astype(np.int32)
+        return fixed
 
     def blank(self) -> NDArray[np.uint8]:
         """An empty drawing sheet, [size, size]."""
@@ -95,7 +96,7 @@ class Camera:
             fixed = list(self.points(lines))
         else:
             fixed = [self.points(line) for line in lines]
-        # Smooth edges cost four times as much where a stroke is several pixels wide; sheets get blurred anyway.
+        # Smooth edges of wide strokes cost four times as much, and sheets get blurred anyway.
         kind = cv2.LINE_AA if drawn == 1 else cv2.LINE_8
         cv2.polylines(sheet, fixed, False, value, drawn, kind, _SHIFT)
 
@@ -129,5 +130,6 @@ class Camera:
 
 def smoothstep(value: FloatArray, low: float, high: float) -> FloatArray:
     """0 below ``low``, 1 above ``high``, smooth between; ``low > high`` falls instead of rising."""
-    t = np.clip((value - np.float32(low)) * np.float32(1.0 / (high - low)), 0.0, 1.0)
-    return t * t * (np.float32(3.0) - np.float32(2.0) * t)
+    t: FloatArray = np.clip((value - np.float32(low)) * np.float32(1.0 / (high - low)), 0.0, 1.0)
+    step: FloatArray = t * t * (np.float32(3.0) - np.float32(2.0) * t)
+    return step

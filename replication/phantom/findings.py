@@ -110,7 +110,7 @@ def check(instance: FindingInstance) -> Sign:
     return sign
 
 
-def deform(chest: Chest, scene: Scene, seed: int) -> None:
+def deform(chest: Chest, scene: Scene) -> None:
     """Let every finding of a scene alter the chest."""
     for instance in scene.findings:
         sign = check(instance)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from replication.errors import ConfigError, nearest
 from replication.phantom.findings import SIGNS
 from replication.phantom.scene import Certainty, Device, FindingInstance, Scene, Side, View, Zone
 
@@ -115,13 +117,11 @@ def _patient(patient: int, rng: np.random.Generator, how: Prevalence, allow_unse
     studies = int(min(images, 1 + rng.choice(STUDIES, p=[0.6, 0.28, 0.12])))
     unseen = bool(rng.random() < how.unseen) and allow_unseen
     normal = bool(rng.random() < how.normal)
-    names = list(how.syndromes or _WEIGHTS)
-    weights = np.array([(how.syndromes or _WEIGHTS)[name] for name in names])
-    weights = weights / weights.sum()
+    names, weights = _weights(how)
     chronic: dict[str, FindingInstance] = {}
     syndromes: list[str] = []
     if not normal and not unseen:
-        count = 1 + int(rng.random() < how.second)
+        count = min(len(names), 1 + int(rng.random() < how.second))
         syndromes = [names[i] for i in rng.choice(len(names), count, replace=False, p=weights)]
     scenes: list[Scene] = []
     owner = np.sort(np.concatenate([np.arange(studies), rng.integers(0, studies, images - studies)]))
@@ -140,6 +140,16 @@ def _patient(patient: int, rng: np.random.Generator, how: Prevalence, allow_unse
                 Scene(patient, patient * STUDIES + s, patient * IMAGES + int(i), view, found, devices)
             )
     return scenes
+
+
+def _weights(how: Prevalence) -> tuple[list[str], NDArray[np.float64]]:
+    """Names of the syndromes and their probabilities; raises ``ConfigError`` for an unknown name."""
+    chosen = _WEIGHTS if how.syndromes is None else how.syndromes
+    for name in chosen:
+        if name not in _SYNDROMES:
+            raise ConfigError("unknown syndrome", found=name, remedy=nearest(name, _SYNDROMES))
+    weights = np.array(list(chosen.values()), np.float64)
+    return list(chosen), weights / weights.sum()
 
 
 def _severity(rng: np.random.Generator) -> float:

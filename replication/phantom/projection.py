@@ -13,13 +13,12 @@ from replication.phantom.anatomy import (
     RIGHT,
     SIGN,
     Chest,
-    vessels,
 )
 from replication.phantom.camera import BoolArray, Camera, FloatArray, smoothstep
+from replication.phantom.vessels import draw_vessels
 
 _BODY_AT = np.array([-30, -19.5, -17.5, -15.5, -13.0, -10.0, -6.0, -2.0, 4.0, 12.0, 24.0])
 _BODY = np.array([7.0, 7.0, 8.5, 15.5, 21.0, 22.5, 21.0, 18.8, 18.2, 18.2, 19.0])
-_VESSEL_RADII = (0.46, 0.36, 0.27, 0.19, 0.13)
 
 
 class Projection:
@@ -48,28 +47,22 @@ class Projection:
         size = camera.size
         self.x, self.y = camera.grid()
         self.v = (self.y - np.float32(chest.apex)) * np.float32(1.0 / (chest.base - chest.apex))
-        midline = np.float32(0.0)
-        self.left: BoolArray = self.x > midline
+        self.left: BoolArray = self.x > 0
         self.r = np.abs(self.x)
         step = (PROFILE_STEPS - 1) / (PROFILE_BOTTOM - PROFILE_TOP)
         at = np.clip((self.v - np.float32(PROFILE_TOP)) * np.float32(step), 0, PROFILE_STEPS - 1)
         index = at.astype(np.int32) + np.where(self.left, np.int32(PROFILE_STEPS), np.int32(0))
-        outer_profile, border_profile = chest.outer(), chest.border()
-        self._border_profile = border_profile
-        self._outer_profile = outer_profile
-        self.outer: FloatArray = np.take(outer_profile.astype(np.float32).ravel(), index)
-        self.border: FloatArray = np.take(border_profile.astype(np.float32).ravel(), index)
+        self._outer_profile, self._border_profile = chest.outer(), chest.border()
+        self.outer: FloatArray = np.take(self._outer_profile.astype(np.float32).ravel(), index)
+        self.border: FloatArray = np.take(self._border_profile.astype(np.float32).ravel(), index)
         self.rim = self.outer - self.r
         self.hilum = self.r - self.border
         self.above = self.diaphragm() - self.y
         pixel = np.float32(camera.pixels_per_cm)
-        edge = np.minimum(
-            np.minimum(self.rim, self.above), np.minimum(self.hilum, self.y - np.float32(chest.apex))
-        )
+        wall = np.minimum(self.rim, self.y - np.float32(chest.apex))
+        edge = np.minimum(wall, np.minimum(self.hilum, self.above))
         self.lung: FloatArray = np.clip(edge * pixel + np.float32(0.5), 0, 1)
-        inside = np.clip(
-            np.minimum(self.rim, self.y - np.float32(chest.apex)) * pixel + np.float32(0.5), 0, 1
-        )
+        inside = np.clip(wall * pixel + np.float32(0.5), 0, 1)
         across = self.r / np.maximum(self.outer, np.float32(0.1))
         dome = np.sqrt(np.clip(self.v * np.float32(2.6) + np.float32(0.06), 0.0, 1.0))
         chord = np.sqrt(np.clip(np.float32(1.0) - across * across, 0.0, 1.0))
@@ -93,7 +86,8 @@ class Projection:
         medial = np.clip(-away, 0.0, 1.0)
         lateral *= lateral
         fall = lateral * (np.float32(0.55) + np.float32(0.45) * lateral)
-        return top + (np.float32(chest.base) - top) * fall + np.float32(1.1) * medial * medial
+        y: FloatArray = top + (np.float32(chest.base) - top) * fall + np.float32(1.1) * medial * medial
+        return y
 
     def hilum_at(self, side: int) -> tuple[float, float]:
         """Centre (x, y) of a hilum, cm; the left one lies higher."""
@@ -111,7 +105,10 @@ class Projection:
     def outers(self, side: int, v: NDArray[np.float64]) -> NDArray[np.float64]:
         """Half-widths of the pleural cavity of a side at relative heights of any shape, cm."""
         at = (v - PROFILE_TOP) * ((PROFILE_STEPS - 1) / (PROFILE_BOTTOM - PROFILE_TOP))
-        return self._outer_profile[side, np.clip(at.astype(np.intp), 0, PROFILE_STEPS - 1)]
+        widths: NDArray[np.float64] = self._outer_profile[
+            side, np.clip(at.astype(np.intp), 0, PROFILE_STEPS - 1)
+        ]
+        return widths
 
     def lung_x(self, side: int, v: float, share: float) -> float:
         """x in a lung, ``share`` of the way from the mediastinum (0) to the chest wall (1), cm."""
@@ -139,10 +136,6 @@ class Projection:
         """Make a share (0..1) of what is still aerated along each ray airless."""
         self.airless += share * (np.float32(1.0) - self.airless)
 
-    def sheet(self) -> NDArray[np.uint8]:
-        """An empty drawing sheet."""
-        return self.camera.blank()
-
     def water_path(self) -> FloatArray:
         """Water-equivalent path through soft tissue, lung and fluid, cm."""
         chest = self.chest
@@ -153,11 +146,18 @@ class Projection:
         path = self.cavity * behind * (step + (np.float32(1.0) - step) * below)
         vessel = self._vessels()
         density = np.float32(chest.density)
-        airless = np.clip(self.airless, 0, 1)
+        aerated = np.float32(1.0) - np.clip(self.airless, 0, 1)
+        vessel *= aerated
+        vessel *= path
+        vessel *= np.maximum(self.marking, 0)
         lung = density * (np.float32(1.0) - np.clip(self.air, 0, 1))
-        filled = lung + (np.float32(1.0) - lung) * airless * np.float32(0.97)
-        vessel *= (np.float32(1.0) - airless) * (path * np.float32(1 / 12.0)) * np.maximum(self.marking, 0)
-        return np.maximum(body - path * (np.float32(1.0) - filled) + vessel + self.water, np.float32(0.05))
+        aerated *= np.float32(1.0) - lung
+        path *= aerated
+        total: FloatArray = body
+        total -= path
+        total += vessel
+        total += self.water
+        return np.maximum(total, np.float32(0.05), out=total)
 
     def _body(self) -> FloatArray:
         chest = self.chest
@@ -167,34 +167,26 @@ class Projection:
         half += np.float32(chest.width - 13.1)
         at = np.clip((self.y + np.float32(30)) * np.float32(10), 0, 600).astype(np.int32)
         share = self.r / np.take(half, at)
+        quartic = np.square(np.square(share))
         neck = smoothstep(self.y, chest.shoulder - 6.0, chest.shoulder + 3.0)
         depth = np.float32(chest.depth) * (np.float32(0.62) + np.float32(0.38) * neck)
-        depth *= np.float32(1.0) + np.float32(0.10) * smoothstep(self.above, 1.0, -5.0) * np.float32(0.6)
-        return depth * np.sqrt(np.clip(np.float32(1.0) - share**5, 0.0, 1.0))
+        depth *= np.float32(1.0) + np.float32(0.06) * smoothstep(self.above, 1.0, -5.0)
+        path: FloatArray = depth * np.sqrt(np.clip(np.float32(1.0) - quartic * share, 0.0, 1.0))
+        return path
 
     def _mediastinum(self) -> FloatArray:
-        """Share of the cavity's path taken by heart and mediastinum: steep at the border, like a sphere's edge."""
+        """Share of the cavity's path taken by heart and mediastinum, as steep at the border as a sphere."""
         inside = np.clip(-self.hilum, 0.0, None)
         half = np.maximum(self.border, np.float32(1.5))
         rise = np.sqrt(np.clip(inside / half * np.float32(1.9), 0.0, 1.0))
-        return rise * (np.float32(0.70) + np.float32(0.2) * smoothstep(self.v, 0.3, 0.7))
+        share: FloatArray = rise * (np.float32(0.70) + np.float32(0.2) * smoothstep(self.v, 0.3, 0.7))
+        return share
 
     def _vessels(self) -> FloatArray:
-        """Water path of the pulmonary vessels over a full depth of lung, cm."""
-        chest, camera = self.chest, self.camera
-        sheet = self.sheet()
-        centres = np.array([self.hilum_at(RIGHT), self.hilum_at(LEFT)])
-        reach = np.array([self.outer_at(s, 0.55) - abs(centres[s, 0]) for s in (RIGHT, LEFT)]) * 1.05
-        for level, branches in reversed(list(enumerate(vessels(chest.vessel_seed)))):
-            half = branches.shape[0] // 2
-            paths = branches.astype(np.float64)
-            paths[:half] = paths[:half] * (reach[RIGHT], 10.5) + centres[RIGHT]
-            paths[half:] = paths[half:] * (reach[LEFT], 10.5) + centres[LEFT]
-            radius = _VESSEL_RADII[level]
-            camera.strokes(sheet, paths, 2 * radius, min(1.0, 1.6 * radius))
-        drawn = camera.soften(sheet, 0.13)
-        gain = np.float32(chest.markings * 2.3)
-        upper = np.float32(chest.upper_markings) + (np.float32(1.0 - chest.upper_markings)) * smoothstep(
-            self.v, 0.2, 0.55
-        )
-        return drawn * gain * upper
+        """Water path of the pulmonary vessels for every cm of lung along the ray."""
+        chest = self.chest
+        hila = self.hilum_at(RIGHT), self.hilum_at(LEFT)
+        reach = self.outer_at(RIGHT, 0.55) + hila[RIGHT][0], self.outer_at(LEFT, 0.55) - hila[LEFT][0]
+        drawn = draw_vessels(self.camera, hila, reach, chest.vessels)
+        pruned = np.float32(1.0 - chest.upper_markings) * smoothstep(self.v, 0.55, 0.2)
+        return drawn * (np.float32(1.0) - pruned) * np.float32(chest.markings * 2.3 / 12.0)

@@ -60,7 +60,7 @@ class FindingInstance:
 
 @dataclass(frozen=True)
 class Device:
-    """A man-made object: ``tube`` (endotracheal or chest), ``line`` (central venous), ``pacemaker``, ``wire``, ``clip``."""
+    """A man-made object; a ``tube`` is endotracheal or in the chest, a ``line`` central venous."""
 
     kind: Literal["tube", "line", "pacemaker", "wire", "clip"]
     side: Side

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,13 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
-from sklearn.metrics import roc_curve
 
 from replication.config import Protocol
 from replication.reporting.figures import Mark, new_figure, palette
 from replication.reporting.report import LABEL_NAMES, Entry, Report, titled
 from replication.reporting.summary import Summariser, mean_notes
 from replication.reporting.tables import Column, Row, Table
+from replication.statistics import FloatArray
 
 TASK = "zero_shot_classification"
 METRICS = (("auc", "AUC"), ("f1", "F1"), ("accuracy", "ACC"))
@@ -205,7 +206,7 @@ def roc_figure(report: Report) -> tuple[Figure, str]:
             aspect="equal",
         )
         if not any(drawn):
-            axes.text(0.5, 0.45, "no predictions", ha="center", color="0.4")
+            axes.text(0.97, 0.06, "no test images of both classes", ha="right", color="0.4")
     for axes in panels[len(protocols) :]:
         axes.set_axis_off()
     labels = [entry.label for entry in entries]
@@ -219,7 +220,8 @@ def roc_figure(report: Report) -> tuple[Figure, str]:
 
 
 def _draw_curve(axes: Axes, summariser: Summariser, entry: Entry, protocol: Protocol, mark: Mark) -> bool:
-    curves = [mean_roc(p) for p in summariser.predictions(entry, TASK, protocol.id)]
+    found = [mean_roc(p) for p in summariser.predictions(entry, TASK, protocol.id)]
+    curves = [curve for curve in found if np.isfinite(curve).all()]
     if not curves:
         return False
     stacked = np.stack(curves)
@@ -231,8 +233,10 @@ def _draw_curve(axes: Axes, summariser: Summariser, entry: Entry, protocol: Prot
     return True
 
 
-def mean_roc(predictions: pd.DataFrame) -> NDArray[np.float64]:
+def mean_roc(predictions: pd.DataFrame) -> FloatArray:
     """Sensitivity on a grid of 201 false positive rates, averaged over the findings with both classes.
+
+    NaN where no finding has both.
 
     Args:
         predictions: of the test split; columns finding, score, label (-1 unknown).
@@ -240,9 +244,16 @@ def mean_roc(predictions: pd.DataFrame) -> NDArray[np.float64]:
     curves = []
     for _, one in predictions[predictions["label"] >= 0].groupby("finding", sort=True):
         if one["label"].nunique() == 2:
-            false, true, _ = roc_curve(one["label"], one["score"], drop_intermediate=False)
-            curves.append(np.interp(_GRID, false, true))
+            curves.append(np.interp(_GRID, *_roc(one["label"].to_numpy(), one["score"].to_numpy())))
     return np.mean(curves, axis=0) if curves else np.full_like(_GRID, np.nan)
+
+
+def _roc(labels: NDArray[Any], scores: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
+    """False and true positive rate at every threshold, from the strictest to the most lenient."""
+    _, place = np.unique(-scores, return_inverse=True)
+    found = [np.cumsum(np.bincount(place, weights=labels == value)) for value in (0, 1)]
+    false, true = (np.concatenate([[0.0], counts / counts[-1]]) for counts in found)
+    return false, true
 
 
 def _legend(figure: Figure, labels: Sequence[str], marks: dict[str, Mark], *, lines: bool) -> None:

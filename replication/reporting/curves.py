@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 
 import pandas as pd
@@ -72,7 +73,7 @@ def curves_figure(logs: pd.DataFrame) -> Figure:
     }
     losses = {label: names[:1] if len(names) == 2 else names for label, names in losses.items()}
     columns = max((len(names) for names in losses.values()), default=1)
-    figure = new_figure(min(7.4, 1.0 + 2.1 * max(2, columns)), 0.5 + 1.65 * max(1, len(labels)))
+    figure = new_figure(min(7.4, 1.0 + 2.1 * max(2, columns)), 0.5 + 1.7 * max(1, len(labels)))
     panels = figure.subplots(max(1, len(labels)), columns, squeeze=False)
     marks = palette(labels)
     for row, label in zip(panels, labels, strict=False):
@@ -86,9 +87,10 @@ def curves_figure(logs: pd.DataFrame) -> Figure:
                     )
                 mean = one.groupby("epoch")["value"].mean()
                 axes.plot(mean.index, mean.to_numpy(), color=marks[label].colour, ls=line)
-            axes.set_title(loss.replace("_", " "), pad=3)
+            axes.set_title(textwrap.fill(loss.replace("_", " "), 11), pad=3, fontsize=7.5)
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             axes.yaxis.set_major_locator(MaxNLocator(4))
+            axes.tick_params(labelsize=6.5)
             axes.grid(color="0.92")
             axes.set_xlabel("epoch")
         row[0].set_ylabel(label, fontweight="bold", color=marks[label].colour)

@@ -13,9 +13,6 @@ from replication.records import read_predictions
 from replication.statistics import FloatArray
 from replication.tasks import common, zero_shot_classification, zero_shot_grounding, zero_shot_relations
 
-Draws = dict[tuple[str, str], FloatArray]
-"""(finding, metric) -> value of the metric in each of R resamples of the test patients."""
-
 _METRICS: dict[str, Callable[[common.Predictions, Protocol, int], Sequence[common.Draws]]] = {
     "zero_shot_classification": lambda predictions, protocol, draws: zero_shot_classification.metric_draws(
         predictions.frame, protocol, draws=draws
@@ -29,8 +26,12 @@ _METRICS: dict[str, Callable[[common.Predictions, Protocol, int], Sequence[commo
 }
 
 
-def bootstrap_draws(path: Path, task: str, protocol: Protocol, draws: int) -> Draws:
-    """Draws of every metric of a task; the resamples are the same for all runs of a protocol.
+def bootstrap_draws(
+    path: Path, task: str, protocol: Protocol, draws: int
+) -> dict[tuple[str, str], FloatArray]:
+    """(finding, metric) -> its values ``[R]`` in R resamples of the test patients.
+
+    The resamples are the same for all runs of a protocol, so runs are paired.
 
     Args:
         path: the run's predictions, with their arrays beside them in an ``.npz``.

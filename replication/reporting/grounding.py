@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from replication.config import Protocol
 from replication.reporting.report import LABEL_NAMES, Report, titled
-from replication.reporting.summary import Summariser, mean_notes
+from replication.reporting.summary import MEAN, Summariser, mean_notes
 from replication.reporting.tables import Column, Row, Table
-from replication.tasks.common import MEAN
 
 GROUNDING, RELATIONS = "zero_shot_grounding", "zero_shot_relations"
 TASKS = (GROUNDING, RELATIONS)

@@ -179,7 +179,7 @@ def _draw_map(axes: Axes, example: Example, label: str) -> None:
     span = float(pixels.max() - pixels.min())
     scaled = (pixels - pixels.min()) / span if span > 0 else np.zeros_like(pixels)
     overlay = colormaps["inferno"](scaled)
-    overlay[..., 3] = 0.65 * np.sqrt(scaled)
+    overlay[..., 3] = 0.7 * scaled
     axes.imshow(overlay)
     axes.contour(example.truth, [0.5], colors=[OUTLINE], linewidths=0.9)
     row, column = np.unravel_index(int(heat.argmax()), heat.shape)

@@ -167,7 +167,7 @@ def _interpreter_kernel(folder: Path) -> Iterator[None]:
     """Make ``python3`` mean the running interpreter, whatever kernels are installed on the machine."""
     spec = folder / "kernels" / KERNEL
     spec.mkdir(parents=True)
-    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=40"]
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=50"]
     kernel = {"argv": command, "display_name": "Python 3", "language": "python"}
     (spec / "kernel.json").write_text(json.dumps(kernel), encoding="utf-8")
     wanted = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from replication.config import Protocol, RunConfig, TierConfig, load_protocol, load_tier, parse
+from replication.config import Protocol, TierConfig, load_protocol, load_tier
 from replication.errors import DataError
 from replication.records import ROW_SCHEMA, read_json, read_rows
 from replication.reporting import provenance
@@ -181,7 +183,9 @@ class Report:
         wanted = set(self.rows["run_id"])
         found = {}
         for path in sorted((self.work / "runs").glob("*/config.json")):
-            run_id = parse(RunConfig, read_json(path), path).run_id
+            # The id is the hash of the canonical JSON, so configurations of other versions do no harm.
+            canonical = json.dumps(read_json(path), sort_keys=True, separators=(",", ":"))
+            run_id = hashlib.sha256(canonical.encode()).hexdigest()[:12]
             if run_id in wanted:
                 found[run_id] = path.parent
         return found

@@ -15,8 +15,10 @@ from replication.reporting.tables import Table, printed, write_atomically
 
 TABLES = (
     "zero_shot_classification",
+    "zero_shot_classification_further",
     "zero_shot_per_finding",
     "zero_shot_grounding",
+    "zero_shot_relations",
     "finetune_classification",
     "linear_probe",
     "finetune_segmentation",

@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 
 from replication.config import Protocol, derived_seed, load_protocol
 from replication.records import read_metadata, read_predictions
-from replication.reporting.draws import Draws, bootstrap_draws
 from replication.reporting.report import Entry, Report
 from replication.reporting.tables import Cell
-from replication.statistics import hierarchical_mean
-from replication.tasks.common import MEAN
+from replication.statistics import FloatArray, hierarchical_mean
+
+MEAN = "mean"
+"""The finding of rows that average over the findings of a protocol."""
+
+Draws = dict[tuple[str, str], FloatArray]
 
 _BARS = {
     "hierarchical": (
@@ -107,7 +110,8 @@ class Summariser:
         if chosen.empty:
             files = [self._path("rows", str(run), task, protocol) for run in sorted(own["run_id"].unique())]
             reasons = {str(note) for path in files if (note := read_metadata(path).get("nothing"))}
-            return "; ".join(sorted(reasons)) or "it has no such row under this protocol"
+            told = ["; ".join(part.strip(" .") for part in reason.splitlines()) for reason in sorted(reasons)]
+            return " / ".join(told) or "it has no such row under this protocol"
         if chosen["value"].isna().any():
             n, positive = int(chosen["n"].iloc[0]), int(chosen["n_positive"].iloc[0])
             return f"undefined on these data: {positive:,} positive of {n:,} images"
@@ -139,6 +143,9 @@ class Summariser:
         return estimate.lower, estimate.upper
 
     def _run_draws(self, run_id: str, task: str, protocol: str) -> Draws | None:
+        # The tasks bring PyTorch along, which tables of single seeds do not need.
+        from replication.reporting.draws import bootstrap_draws
+
         key = (run_id, task, protocol)
         if key not in self._draws:
             path = self._path("predictions", run_id, task, protocol)

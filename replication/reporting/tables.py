@@ -189,7 +189,7 @@ class Table:
         return spans
 
     def best(self) -> frozenset[tuple[int, int]]:
-        """(row, column) of the best printed values; ties at the printed precision are all best."""
+        """(row, column) of the best printed values; all that tie are best, unless that is everybody."""
         contests: dict[object, dict[tuple[int, int], float]] = {}
         for i, row in enumerate(self.rows):
             for j, (column, cell) in enumerate(zip(self.columns, row.cells, strict=True)):
@@ -201,14 +201,14 @@ class Table:
         return frozenset(
             place
             for entrants in contests.values()
-            if len(entrants) > 1
+            if len(set(entrants.values())) > 1
             for place, value in entrants.items()
             if value == max(entrants.values())
         )
 
     def missing(self) -> tuple[str, ...]:
-        """One sentence per row and reason that left cells empty."""
-        sentences: list[str] = []
+        """One sentence per reason that left cells empty, with the rows and columns it holds for."""
+        gaps: dict[tuple[str, str], list[str]] = {}
         for row in self.rows:
             reasons: dict[str, list[str]] = {}
             for column, cell in zip(self.columns, row.cells, strict=True):
@@ -218,8 +218,12 @@ class Table:
             label = ", ".join(text for text in row.labels if text)
             for reason, names in reasons.items():
                 what = "all columns" if len(names) == len(self.columns) > 1 else ", ".join(names)
-                sentences.append(f"Missing for {label}: {what} ({reason}).")
-        return tuple(sentences)
+                gaps.setdefault((what, reason), []).append(label)
+        return tuple(
+            f"Missing for {'all rows' if len(labels) == len(self.rows) > 1 else '; '.join(labels)}: "
+            f"{what} ({reason})."
+            for (what, reason), labels in gaps.items()
+        )
 
     def remarks(self) -> list[str]:
         """What is printed below the body: the notes, then what is missing."""

@@ -157,7 +157,8 @@ def escape_markdown(text: str, keep: str = "") -> str:
         return keep.join(escape_markdown(part) for part in text.split(keep))
     for character in "\\`*_[]|":
         text = text.replace(character, f"\\{character}")
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
+    return f"\\{text}" if text.startswith((">", "#", "-", "+")) else text
 
 
 def escape_latex(text: str) -> str:

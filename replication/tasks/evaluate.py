@@ -24,6 +24,7 @@ from replication.records import (
     Row,
     atomic,
     check_predictions,
+    check_scores,
     provenance,
     read_json,
     read_metadata,
@@ -108,7 +109,7 @@ def evaluate(
             continue
         key = {"predictions": _sha256(path), "bootstrap": bootstrap}
         if read_metadata(target).get("key") != key:
-            measured = TASKS[task].measure(_load(path), protocol, draws=bootstrap)
+            measured = TASKS[task].measure(load_predictions(path), protocol, draws=bootstrap)
             rows = _rows(measured, config, method, protocol, task, data, read_metadata(path), done)
             write_rows(rows, target, {"key": key})
 
@@ -146,8 +147,8 @@ def _predict(
     write_predictions(predictions.frame, path, metadata, where=where)
 
 
-def _load(path: Path) -> Predictions:
-    """Predictions with their arrays.
+def load_predictions(path: Path) -> Predictions:
+    """Stored predictions of a task with the arrays beside them.
 
     Raises:
         DataError: a file is damaged, or the two do not belong together.
@@ -236,8 +237,10 @@ def score_predictions(
     frame = _read_csv(
         csv, ("sample", "finding", "score") if data else ("sample", "finding", "score", "label")
     )
-    _known(frame, "finding", [f.name for f in protocol.findings], csv)
-    frame["score"] = pd.to_numeric(frame["score"], errors="coerce")
+    names = [finding.name for finding in protocol.findings]
+    _known(frame, "finding", names, csv)
+    check_scores(frame, csv, first_line=2)
+    frame["score"] = pd.to_numeric(frame["score"])
     if data is None:
         frame["patient"] = frame.get("patient", frame["sample"])
         frame["split"] = frame.get("split", "test")
@@ -248,7 +251,7 @@ def score_predictions(
         frame, expected = _with_labels(frame, protocol, data, csv)
     check_predictions(frame, csv)
     check_predictions(frame[frame["split"] == "test"], csv, samples=expected)
-    missing = {f.name for f in protocol.findings} - set(frame["finding"])
+    missing = set(names) - set(frame["finding"])
     if missing:
         raise DataError(
             "A finding of the protocol has no scores.", where=csv, found=", ".join(sorted(missing))

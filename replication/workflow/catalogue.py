@@ -16,7 +16,8 @@ TASKS = {
 TABLES = {
     "zero_shot_classification": "AUC, AP, F1 and accuracy per protocol",
     "zero_shot_per_finding": "AUC per NIH finding",
-    "zero_shot_grounding": "pointing game, IoU, Dice, pixel AUC; laterality, site and relation AUC",
+    "zero_shot_grounding": "pointing game, IoU, Dice, precision, recall and pixel AUC per protocol",
+    "zero_shot_relations": "laterality, site and relation AUC",
 }
 
 

@@ -22,9 +22,14 @@ def make() -> Supervised:
     return Supervised.build(SupervisedSettings(), ingredients()).eval()
 
 
+def pooled(model: Supervised, images: torch.Tensor) -> torch.Tensor:
+    cells = model.trunk(images).flatten(2)
+    return torch.cat([cells.mean(-1), cells.max(-1).values], dim=1)
+
+
 def test_only_known_labels_count() -> None:
     model, data = make(), batch(4)
-    logits = model.classifier(model.trunk(data.images).mean((2, 3)))
+    logits = model.classifier(pooled(model, data.images))
     values = []
     for row, labels in zip(logits, data.labels.tolist(), strict=True):
         for logit, label in zip(row, labels, strict=True):
@@ -40,15 +45,16 @@ def test_scores_by_name_and_half_for_the_unknown() -> None:
     scores = model.score(images, [COVID, EFFUSION, LEFT])
     assert torch.equal(scores[:, 0], torch.full((3,), 0.5))
     assert torch.equal(scores[:, 1], scores[:, 2])
-    expected = model.classifier(model.trunk(images).mean((2, 3))).sigmoid()[:, 2]
+    expected = model.classifier(pooled(model, images)).sigmoid()[:, 2]
     torch.testing.assert_close(scores[:, 1], expected)
 
 
-def test_the_map_averages_to_the_logit() -> None:
+def test_a_cell_of_the_map_is_the_logit_of_an_image_of_that_cell_alone() -> None:
     model, images = make(), batch(3).images
     maps = model.heatmap(images, [EFFUSION, COVID])
-    logit = torch.logit(model.score(images, [EFFUSION]))[:, 0]
-    torch.testing.assert_close(maps[:, 0].mean((1, 2)), logit, rtol=1e-4, atol=1e-4)
+    cell = model.trunk(images)[:, :, 1, 2]
+    expected = model.classifier(torch.cat([cell, cell], dim=1))[:, 2]
+    torch.testing.assert_close(maps[:, 0, 1, 2], expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(maps[:, 1], torch.zeros(3, 4, 4))
 
 

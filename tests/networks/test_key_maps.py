@@ -72,7 +72,7 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path, monkeypatch: pytest.Monke
     torch.save({"model": state(), "config": Trap()}, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match="other than tensors"):
         read_state(tmp_path / "a.pth")
-    (tmp_path / "b.pth").write_bytes(pickle.dumps(Trap()))
+    (tmp_path / "b.pth").write_bytes(pickle.dumps(Trap(), protocol=2))
     with pytest.raises(CheckpointError):
         read_state(tmp_path / "b.pth")
     assert not (tmp_path / "trap-was-sprung").exists()

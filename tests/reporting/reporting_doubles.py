@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -107,7 +108,8 @@ def predictions(config: RunConfig, findings: list[str], protocol: str) -> pd.Dat
 
 def classification_rows(config: RunConfig, protocol_id: str, frame: pd.DataFrame) -> list[Row]:
     """AUC, F1 and accuracy of each finding and of their mean."""
-    rows, values = [], {"auc": [], "f1": [], "accuracy": []}
+    rows: list[Row] = []
+    values: dict[str, list[float]] = {"auc": [], "f1": [], "accuracy": []}
     for finding, one in frame.groupby("finding", sort=False):
         val, test = one[one["split"] == "val"], one[one["split"] == "test"]
         labels, scores = test["label"].to_numpy(), test["score"].to_numpy()
@@ -154,7 +156,7 @@ def write_grounding(
             heat.append((blob(8, y + off[0], x + off[1], 0.15) + noise).astype(np.float32))
     frame = pd.DataFrame(lines, columns=["sample", "patient", "split", "finding", "score", "label"])
     frame = frame.astype({"score": np.float32, "label": np.int8})
-    arrays = {
+    arrays: dict[str, Any] = {
         "heat": np.stack(heat),
         "truth": np.packbits(np.stack(truth).reshape(len(truth), -1), axis=1),
         "size": np.asarray(SIZE),
@@ -167,10 +169,7 @@ def write_grounding(
 
 def task_rows(config: RunConfig, protocol: Protocol, task: str, measured: Sequence[Measurement]) -> list[Row]:
     """Rows of what a task measured."""
-    return [
-        row(config, task, protocol.id, **vars(one))  # type: ignore[arg-type]
-        for one in measured
-    ]
+    return [row(config, task, protocol.id, **vars(one)) for one in measured]
 
 
 def write_log(folder: Path, config: RunConfig) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -61,7 +63,9 @@ def test_the_footer_stays_off_the_axes(tmp_path: Path) -> None:
     long = Caption("t", "c", "A sentence about the data that needs several lines. " * 4)
     with style():
         save_figure(figure, tmp_path, "f", PROVENANCE, long)
-    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
     footer = figure.texts[-1].get_window_extent(renderer)
     axes = figure.axes[0].get_tightbbox(renderer)
     assert axes is not None

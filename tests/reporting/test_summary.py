@@ -52,8 +52,9 @@ def test_a_single_seed_keeps_the_interval_of_its_row(report: Report) -> None:
     summariser = Summariser(replace(report, rows=rows))
     cell = summariser.cell(entry(report, "convirt"), CLASSIFICATION, NIH, None, "auc")
     row = rows[(rows["label"] == "convirt") & (rows["protocol"] == NIH) & (rows["task"] == CLASSIFICATION)]
-    row = row[(row["finding"] == "mean") & (row["metric"] == "auc")].iloc[0]
-    assert (cell.value, cell.lower, cell.upper) == (row["value"], row["lower"], row["upper"])
+    row = row[(row["finding"] == "mean") & (row["metric"] == "auc")]
+    ends = row[["value", "lower", "upper"]].to_numpy().tolist()
+    assert ends == [[cell.value, cell.lower, cell.upper]]
     assert cell.spread is None
     assert "does not cover the choice of the seed" in summariser.error_bars()
 

@@ -61,7 +61,7 @@ def plain_latex(text: str) -> list[str]:
 def plain_markdown(text: str) -> list[str]:
     body = "\n".join(line for line in text.splitlines() if line.startswith("|")).split(":|\n", 1)[1]
     return re.findall(
-        r"\d+\.\d+ ± \d+\.\d+|\[\d\S+, \S+\]|(?<![\d.,\[ ])\d+\.\d+|" + MISSING, body.replace("| ", "|")
+        r"\d+\.\d+ ± \d+\.\d+|\[\S+, \S+\]|(?<![\d.,\[ ])\d+\.\d+|" + MISSING, body.replace("| ", "|")
     )
 
 
@@ -88,8 +88,12 @@ def test_equal_printed_values_are_equally_best_and_bounds_do_not_compete() -> No
     made = table()
     assert fixed(0.81249, 3) != fixed(0.81251, 3)
     assert made.best() == {(1, 0)}
-    rounder = table(columns=(dataclasses.replace(made.columns[0], decimals=2), *made.columns[1:]))
+    coarse = (dataclasses.replace(made.columns[0], decimals=2), *made.columns[1:])
+    worse = Row(("worse", ""), (cell(0.7), cell(0.3), cell(1.0)))
+    rounder = table(columns=coarse, rows=(*made.rows, worse))
     assert rounder.best() == {(0, 0), (1, 0)}
+    # Where all are equal, none is better than another.
+    assert table(columns=coarse).best() == frozenset()
     assert r"\textbf{0.81}" in as_latex(rounder)
     assert as_markdown(rounder).count("**0.81") == 2
 

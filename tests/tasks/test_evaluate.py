@@ -198,8 +198,11 @@ def test_without_validation_scores_only_thresholds_are_missing(scores: pd.DataFr
         (lambda f: f.drop(columns="score"), "column 'score' is missing"),
         (lambda f: f.replace({"finding": {"spot": "spott"}}), "line 2[^!]*did you mean 'spot'"),
         (lambda f: f.replace({"sample": {f["sample"].iloc[3]: "image9x"}}), "Unknown sample"),
-        (lambda f: f.assign(score=f["score"].astype(str).where(f.index != 5, "high")), "not finite"),
-        (lambda f: pd.concat([f, f.iloc[:1]]), "scored twice"),
+        (
+            lambda f: f.assign(score=f["score"].astype(str).where(f.index != 5, "high")),
+            "line 7[^!]*'score': 'high'",
+        ),
+        (lambda f: pd.concat([f, f.iloc[:1]]), "scored twice[^!]*line 74"),
         (lambda f: f.iloc[:-1], "have no score for 'noise'"),
         (lambda f: f[f["finding"] == "spot"], "finding of the protocol has no scores"),
     ],

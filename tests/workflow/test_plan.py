@@ -30,7 +30,7 @@ def test_runs_come_seed_by_seed_and_only_filters() -> None:
 
 def test_unknown_label_suggests_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'medklip'"):
-        runs(load_tier("phantom"), ["medclip"])
+        runs(load_tier("phantom"), ["medklipp"])
 
 
 def test_run_ids_differ_between_methods_seeds_and_data(tmp_path: Path) -> None:

@@ -40,12 +40,14 @@ def blob(
     dx = (view.x - np.float32(centre[0])) * np.float32(1 / radii[0])
     dy = (view.y - np.float32(centre[1])) * np.float32(1 / radii[1])
     q = np.sqrt(dx * dx + dy * dy) + np.float32(rough) * view.camera.texture(0.9 * min(radii), rng)
-    return smoothstep(q, 1.15, 0.45)
+    patch: FloatArray = smoothstep(q, 1.15, 0.45)
+    return patch
 
 
 def _lung_and_heart(view: Projection, side: int) -> FloatArray:
     """Where lung tissue lies along the ray, behind the heart too, on one side."""
-    return view.side(side) * smoothstep(view.above, -0.6, 0.1) * (view.rim > 0)
+    lung: FloatArray = view.side(side) * smoothstep(view.above, -0.6, 0.1) * (view.rim > 0)
+    return lung
 
 
 def infiltration(view: Projection, instance: FindingInstance, rng: np.random.Generator) -> BoolArray:
@@ -58,7 +60,7 @@ def infiltration(view: Projection, instance: FindingInstance, rng: np.random.Gen
         field = blob(view, (x, view.chest.height(v)), (extent, 0.95 * extent), 0.28, rng) * view.lung
         field *= view.side(side)
         patches = smoothstep(view.camera.texture(1.6, rng), -1.2, 1.6)
-        view.fill(field * patches * np.float32(0.12 + 0.32 * instance.severity))
+        view.fill(field * patches * np.float32(0.17 + 0.36 * instance.severity))
         view.marking += field * np.float32(0.5)
         mask |= field > 0.3
     return mask
@@ -86,7 +88,7 @@ def _bronchi(
     view: Projection, side: int, centre: tuple[float, float], extent: float, rng: np.random.Generator
 ) -> FloatArray:
     """Air-filled bronchi that run from the hilum through a patch."""
-    sheet = view.sheet()
+    sheet = view.camera.blank()
     hilum = np.array(view.hilum_at(side))
     t = np.linspace(0, 1, 6)[:, None]
     for _ in range(4):
@@ -100,19 +102,21 @@ def _bronchi(
 def consolidation(view: Projection, instance: FindingInstance, rng: np.random.Generator) -> BoolArray:
     """A homogeneous, dense lobe or segment, sharp where a fissure bounds it."""
     mask = np.zeros_like(view.left)
-    size = 0.45 + 0.55 * instance.severity
+    size = 0.3 + 0.7 * instance.severity
     ragged = view.camera.texture(2.4, rng)
     for side in sides(instance):
         fissure = FISSURE[side] + 0.02 * rng.standard_normal() - view.rim * np.float32(0.006 * SIGN[side])
-        rim = view.rim + np.float32(0.55) * ragged
-        v = view.v + np.float32(0.016) * ragged
+        rim = view.rim + np.float32(0.8) * ragged
+        v = view.v + np.float32(0.022) * ragged
         spared = 4.5 * (1 - size)
-        across = smoothstep(rim, 0.5 * spared - 1.0, 1.3 * spared + 0.6)
+        across = smoothstep(rim, 0.5 * spared - 1.5, 1.4 * spared + 1.0)
         if instance.zone == "upper":
-            height = smoothstep(fissure - view.v, -0.012, 0.012) * smoothstep(v, -0.1 + 0.30 * (1 - size), 0.12 + 0.30 * (1 - size))
+            height = smoothstep(fissure - view.v, -0.02, 0.02) * smoothstep(
+                v, -0.1 + 0.30 * (1 - size), 0.12 + 0.30 * (1 - size)
+            )
         elif instance.zone == "mid":
             end = FISSURE[side] + 0.14 + 0.28 * size
-            height = smoothstep(view.v - fissure, -0.012, 0.012) * smoothstep(v, end, end - 0.16)
+            height = smoothstep(view.v - fissure, -0.02, 0.02) * smoothstep(v, end, end - 0.16)
         else:
             height = smoothstep(v, 0.74 - 0.28 * size, 0.90 - 0.28 * size)
         if instance.zone == "retrocardiac":
@@ -120,15 +124,15 @@ def consolidation(view: Projection, instance: FindingInstance, rng: np.random.Ge
             field = height * across * _lung_and_heart(view, side)
         else:
             field = height * across * view.lung * view.side(side)
-        view.fill(field * np.float32(0.38 + 0.42 * instance.severity))
+        view.fill(field * np.float32(0.22 + 0.5 * instance.severity))
         mask |= field > 0.4
     return mask
 
 
 def deform_edema(chest: Chest, instance: FindingInstance) -> None:
     """Engorged vessels, upper lobe diversion, a slightly larger heart."""
-    chest.markings *= 1.1 + 0.5 * instance.severity
-    chest.upper_markings = 1.0 + 0.25 * instance.severity
+    chest.markings *= 1.0 + 0.45 * instance.severity
+    chest.upper_markings = max(chest.upper_markings, 0.8 + 0.4 * instance.severity)
     chest.heart *= 1 + 0.03 * instance.severity
 
 
@@ -139,8 +143,8 @@ def edema(view: Projection, instance: FindingInstance, rng: np.random.Generator)
     out = np.maximum(view.hilum, 0) * np.float32(1 / spread)
     wing = np.exp(-(out * out + height * height)) * view.lung
     uneven = np.clip(np.float32(0.8) + np.float32(0.22) * view.camera.texture(1.8, rng), 0.1, 1.4)
-    view.fill(np.clip(wing * uneven * np.float32(0.10 + 0.42 * instance.severity), 0, 0.9))
-    sheet = view.sheet()
+    view.fill(np.clip(wing * uneven * np.float32(0.03 + 0.5 * instance.severity**1.3), 0, 0.9))
+    sheet = view.camera.blank()
     lines = []
     for side in (RIGHT, LEFT):
         for _ in range(int(4 + 8 * instance.severity)):
@@ -150,7 +154,7 @@ def edema(view: Projection, instance: FindingInstance, rng: np.random.Generator)
                 np.array([[x, y], [x - SIGN[side] * rng.uniform(0.9, 1.8), y + rng.normal(0, 0.12)]])
             )
     view.camera.strokes(sheet, np.stack(lines), 0.16, 1.0)
-    view.water += sheet.astype(np.float32) * view.lung * np.float32((0.25 + 0.5 * instance.severity) / 255.0)
+    view.water += view.camera.soften(sheet, 0.0) * view.lung * np.float32(0.1 + 0.5 * instance.severity)
     return np.asarray(wing > 0.3)
 
 

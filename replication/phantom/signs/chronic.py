@@ -13,7 +13,7 @@ from replication.phantom.signs.airspace import sides
 
 def deform_cardiomegaly(chest: Chest, instance: FindingInstance) -> None:
     """Widen the heart to a cardiothoracic ratio above 0.55 (higher on AP films, which magnify it)."""
-    target = (0.535 + 0.13 * instance.severity) * (1.04 if chest.supine else 1.0)
+    target = (0.492 + 0.145 * instance.severity) * (1.04 if chest.supine else 1.0)
     for _ in range(3):
         ratio = chest.cardiothoracic_ratio()
         if ratio >= target:
@@ -75,26 +75,26 @@ def fibrosis(view: Projection, instance: FindingInstance, rng: np.random.Generat
     low, high = (0.05, 0.42) if upper else (0.5, 0.98)
     mask = np.zeros_like(view.left)
     for side in sides(instance):
-        count = int(60 + 160 * instance.severity)
-        v = np.where(rng.random(count) < 0.7, rng.uniform(low, high, count), rng.uniform(0.1, 0.95, count))
+        count = int(110 + 190 * instance.severity)
+        v = np.where(rng.random(count) < 0.85, rng.uniform(low, high, count), rng.uniform(0.1, 0.95, count))
         rim = rng.exponential(1.9 + 0.8 * instance.severity, count)
         x = SIGN[side] * (view.outers(side, v) - rim)
         y = chest.apex + v * (chest.base - chest.apex)
         angle = rng.uniform(0, np.pi, count)
-        half = rng.uniform(0.25, 0.6, count)
+        half = rng.uniform(0.2, 0.45, count)
         bend = rng.normal(0, 0.25, count)
         along = np.stack([np.cos(angle), np.sin(angle)], axis=1) * half[:, None]
         normal = np.stack([-np.sin(angle), np.cos(angle)], axis=1) * bend[:, None]
         centre = np.stack([x, y], axis=1)
         lines = np.stack([centre - along, centre + normal, centre + along], axis=1)
-        sheet = view.sheet()
+        sheet = view.camera.blank()
         camera.strokes(sheet, lines, 0.2, 1.0)
         own = view.side(side) * view.lung
         net = camera.soften(sheet, 0.1) * own
-        view.water += net * np.float32(0.55 + 0.75 * instance.severity)
+        view.water += net * np.float32(1.0 + 0.8 * instance.severity)
         zone = smoothstep(view.v, 0.5, 0.32) if upper else smoothstep(view.v, 0.42, 0.62)
         field = smoothstep(view.rim, 4.5 + 2.0 * instance.severity, 1.0) * zone * own
-        view.fill(field * np.float32(0.06 + 0.12 * instance.severity))
+        view.fill(field * np.float32(0.13 + 0.2 * instance.severity))
         mask |= field > 0.25
     return mask
 
@@ -102,16 +102,15 @@ def fibrosis(view: Projection, instance: FindingInstance, rng: np.random.Generat
 def hernia(view: Projection, instance: FindingInstance, rng: np.random.Generator) -> BoolArray:
     """Stomach above the diaphragm behind the heart: a round opacity with an air-fluid level."""
     s = instance.severity
-    rx, ry = 1.7 + 2.2 * s, 1.5 + 1.7 * s
+    rx, ry = 1.9 + 2.0 * s, 1.7 + 1.6 * s
     x = rng.uniform(-0.8, 1.8)
     y = min(view.dome_at(3.0), view.dome_at(-3.0)) + 0.6 - 0.75 * ry
     dx = (view.x - np.float32(x)) * np.float32(1 / rx)
     dy = (view.y - np.float32(y)) * np.float32(1 / ry)
     q = dx * dx + dy * dy + np.float32(0.06) * view.camera.texture(3.0, rng)
     body = np.sqrt(np.clip(np.float32(1.0) - q, 0, 1))
-    view.water += body * np.float32(0.9 + 1.6 * s)
+    view.water += body * np.float32(0.7 + 1.5 * s)
     level = rng.uniform(-0.25, 0.2)
     gas = np.sqrt(np.clip(np.float32(0.78) - q, 0, 1)) * smoothstep(dy, level + 0.03, level - 0.03)
-    view.water -= gas * np.float32(1.8 + 2.6 * s)
+    view.water -= gas * np.float32((1.5 + 2.2 * s) * (rng.random() < 0.85))
     return np.asarray(q < 1.0)
-

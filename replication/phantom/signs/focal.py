@@ -22,17 +22,19 @@ def _place(
 
 
 def nodule(view: Projection, instance: FindingInstance, rng: np.random.Generator) -> BoolArray:
-    """A round opacity of 1 to 3 cm."""
+    """One or a few round opacities of 1 to 3 cm, some of them calcified."""
     mask = np.zeros_like(view.left)
     for side in sides(instance):
-        radius = 0.5 * (1.0 + 1.9 * instance.severity)
-        x, y = _place(view, instance, side, radius, rng)
-        dx = (view.x - np.float32(x)) * np.float32(1 / radius)
-        dy = (view.y - np.float32(y)) * np.float32(1 / (radius * rng.uniform(0.85, 1.15)))
-        q = dx * dx + dy * dy
-        view.water += np.sqrt(np.clip(np.float32(1.0) - q, 0, 1)) * np.float32(1.5 * radius)
-        mask |= q < 1.0
-        mask[_nearest(view, x, y)] = True
+        for _ in range(1 + int(rng.random() < 0.5) + int(rng.random() < 0.3)):
+            radius = 0.5 * (1.5 + 1.45 * instance.severity * rng.uniform(0.8, 1.0))
+            x, y = _place(view, instance, side, radius, rng)
+            dx = (view.x - np.float32(x)) * np.float32(1 / radius)
+            dy = (view.y - np.float32(y)) * np.float32(1 / (radius * rng.uniform(0.85, 1.15)))
+            q = dx * dx + dy * dy
+            calcium = rng.uniform(2.0, 3.4)
+            view.water += np.sqrt(np.clip(np.float32(1.0) - q, 0, 1)) * np.float32(calcium * radius)
+            mask |= q < 1.0
+            mask[_nearest(view, x, y)] = True
     return mask
 
 
@@ -57,11 +59,11 @@ def mass(view: Projection, instance: FindingInstance, rng: np.random.Generator) 
         )
         body = np.sqrt(np.clip(np.float32(1.0) - q * q, 0, 1))
         inside = smoothstep(view.rim, -0.4, 0.2) * (view.side(side))
-        view.water += body * inside * np.float32(1.25 * radius)
+        view.water += body * inside * np.float32(1.7 * radius)
         view.marking *= np.float32(1.0) - np.float32(0.6) * (body > 0)
         mask |= (q < 1.0) & (inside > 0.5)
         if rng.random() < 0.5:
-            sheet = view.sheet()
+            sheet = view.camera.blank()
             theta = rng.uniform(0, 2 * np.pi, 14)
             rays = np.stack([np.cos(theta), np.sin(theta)], axis=1)
             ends = np.stack([rays * 0.8 * radius, rays * radius * rng.uniform(1.15, 1.6, (14, 1))], axis=1)
@@ -83,14 +85,14 @@ def atelectasis(view: Projection, instance: FindingInstance, rng: np.random.Gene
     mask = np.zeros_like(view.left)
     for side in sides(instance):
         if instance.severity > 0.6 and instance.zone in ("upper", "lower", "retrocardiac"):
-            mask |= _wedge(view, instance, side)
+            mask |= _wedge(view, instance, side, rng)
         else:
             mask |= _plates(view, instance, side, rng)
     return mask
 
 
 def _plates(view: Projection, instance: FindingInstance, side: int, rng: np.random.Generator) -> BoolArray:
-    sheet = view.sheet()
+    sheet = view.camera.blank()
     t = np.linspace(0, 1, 6)[:, None]
     for _ in range(1 + int(3 * instance.severity)):
         v = ZONE_HEIGHT[instance.zone] + rng.normal(0, 0.035)
@@ -110,15 +112,16 @@ def _plates(view: Projection, instance: FindingInstance, side: int, rng: np.rand
     return np.asarray((soft * inside > 0.25) | (haze > 0.22))
 
 
-def _wedge(view: Projection, instance: FindingInstance, side: int) -> BoolArray:
+def _wedge(view: Projection, instance: FindingInstance, side: int, rng: np.random.Generator) -> BoolArray:
     spread = np.maximum(view.r - np.float32(1.0), 0)
+    ragged = view.camera.texture(3.0, rng)
     if instance.zone == "upper":
         edge = np.float32(FISSURE[side] - 0.1) - spread * np.float32(0.030 + 0.02 * instance.severity)
-        field = smoothstep(edge - view.v, -0.012, 0.012) * view.lung
+        field = smoothstep(edge - view.v + np.float32(0.012) * ragged, -0.025, 0.025) * view.lung
     else:
         reach = 5.5 - 1.5 * instance.severity
         edge = (view.v - np.float32(0.5)) * np.float32(reach / 0.4)
-        field = smoothstep(edge - view.r + np.float32(1.2), -0.2, 0.25)
+        field = smoothstep(edge - view.r + np.float32(1.2) + np.float32(0.2) * ragged, -0.35, 0.4)
         field *= smoothstep(view.above, -0.3, 0.2) * (view.rim > 0)
     field = field * view.side(side) * (view.r > 0.8)
     view.fill(field * np.float32(0.5 + 0.35 * instance.severity))

@@ -19,23 +19,21 @@ def deform_effusion(chest: Chest, instance: FindingInstance) -> None:
 
 
 def effusion(view: Projection, instance: FindingInstance, rng: np.random.Generator) -> BoolArray:
-    """Fluid in the costophrenic angle with a meniscus rising along the wall; lying down it layers as a haze."""
+    """Fluid in the costophrenic angle, its meniscus rising along the wall; lying down it layers as a haze."""
     chest = view.chest
     mask = np.zeros_like(view.left)
     for side in sides(instance):
-        rise = (1.6 + 9.5 * instance.severity**1.4) * rng.uniform(0.9, 1.1) * (0.75 if chest.supine else 1.0)
+        rise = (1.7 + 11.0 * instance.severity**1.35) * rng.uniform(0.9, 1.1) * (0.8 if chest.supine else 1.0)
         wall = np.exp(-np.maximum(view.rim, 0) * np.float32(1 / (1.2 + 0.22 * rise)))
-        level = np.float32(chest.base + 0.3) - np.float32(rise) * (np.float32(0.62) + np.float32(0.38) * wall)
-        depth = view.y - level
+        level = np.float32(chest.base + 0.3) - np.float32(rise) * (np.float32(0.64) + np.float32(0.36) * wall)
         inside = view.side(side) * (view.rim > -0.05) * smoothstep(view.hilum, -1.5, 0.3)
-        fluid = smoothstep(depth, -0.3, 0.2 * rise + 0.9) * inside
-        view.fill(np.float32(0.95) * fluid)
+        fluid = np.float32(0.95) * smoothstep(view.y - level, -0.3, 0.16 * rise + 0.9) * inside
+        if chest.supine:
+            layer = np.float32(0.06 + 0.30 * instance.severity) * smoothstep(view.v, 0.25, 0.9) * inside
+            fluid += layer * (np.float32(1.0) - fluid)
+        view.fill(fluid)
         view.water += fluid * smoothstep(view.above, -0.2, -1.5) * np.float32(0.3)
         mask |= (fluid > 0.3) & (view.above > -1.2)
-        if chest.supine:
-            haze = smoothstep(view.v, 0.25, 0.9) * inside
-            view.fill(haze * np.float32(0.05 + 0.22 * instance.severity))
-            mask |= (haze > 0.75) & (view.lung > 0.5)
     return np.asarray(mask & (view.rim > 0))
 
 
@@ -80,7 +78,7 @@ def pleural_thickening(view: Projection, instance: FindingInstance, rng: np.rand
     mask = np.zeros_like(view.left)
     wave = view.camera.texture(3.5, rng)
     for side in sides(instance):
-        thick = 0.45 + 0.85 * instance.severity
+        thick = 0.6 + 1.0 * instance.severity
         band = np.float32(thick) * (np.float32(1.0) + np.float32(0.28) * wave)
         if instance.zone == "apical":
             depth = np.minimum(view.rim * np.float32(0.8), view.y - np.float32(chest.apex))
@@ -90,9 +88,18 @@ def pleural_thickening(view: Projection, instance: FindingInstance, rng: np.rand
             depth = view.rim
             top = rng.uniform(0.3, 0.45)
             reach = smoothstep(view.v, top - 0.08, top + 0.08) * smoothstep(view.v, 1.02, 0.9)
-        inside = view.side(side) * (depth > -0.1) * (view.above > -0.3) * (view.y > chest.apex - 0.1) * (view.hilum > -0.1)
-        field = smoothstep(band - depth, -0.12, 0.15) * reach * inside
+        inside = (
+            view.side(side)
+            * (depth > -0.1)
+            * (view.above > -0.3)
+            * (view.y > chest.apex - 0.1)
+            * (view.hilum > -0.1)
+        )
+        soft = 0.35 if instance.zone == "apical" else 0.14
+        field = smoothstep(band - depth, -soft, soft) * reach * inside
         view.fill(field * np.float32(0.85))
-        view.water += field * np.float32(0.5 + 1.3 * instance.severity)
+        view.water += field * np.float32(
+            (0.7 + 1.1 * instance.severity) * (0.5 if instance.zone == "apical" else 1.0)
+        )
         mask |= field > 0.4
     return mask

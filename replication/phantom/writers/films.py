@@ -41,7 +41,8 @@ class Film:
         scene: what it shows.
         sample_id: the data set's own name of the image.
         file: where it is stored, relative to the data set's folder.
-        extra: whatever else the data set's ``store`` needs to know.
+        extra: whatever else the data set's ``store`` needs to know; ``alias`` is the image's name in a second
+            form of the data set.
     """
 
     scene: Scene
@@ -226,7 +227,7 @@ def _write_truth(order: Order, films: Sequence[Film], located: Sequence[Sequence
     rows = [
         {
             "sample_id": film.sample_id,
-            "image_id": film.extra.get("image_id", film.sample_id),
+            "alias": film.extra.get("alias", film.sample_id),
             "patient": film.scene.patient,
             "study": film.scene.study,
             "finding": found.instance.finding,
@@ -240,6 +241,6 @@ def _write_truth(order: Order, films: Sequence[Film], located: Sequence[Sequence
         for film, shown in zip(films, located, strict=True)
         for found in shown
     ]
-    columns = ["sample_id", "image_id", "patient", "study", "finding", "side", "zone", "severity"]
+    columns = ["sample_id", "alias", "patient", "study", "finding", "side", "zone", "severity"]
     table = pd.DataFrame(rows, columns=[*columns, "certainty", "boxes", "mask"])
     table.to_parquet(order.out / "truth.parquet", index=False)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydicom.uid import UID
 
 from replication.phantom.population import Prevalence
 from replication.phantom.rendering import ACQUISITIONS
@@ -62,16 +63,15 @@ def write(order: Order) -> list[Film]:
         name = f"{counts[split]}_{split}_{int(scene.has(_FINDING))}_.png"
         counts[split] += 1
         extra = {
-            "image_id": instance,
             "series": series,
             "study": study,
             "split": split,
-            "png": name,
+            "alias": name,
             "patient_id": pseudonym("patient", order.own_seed, scene.patient),
             "age": int(np.clip(rng.normal(48, 18), 2, 92)),
             "sex": "F" if rng.random() < 0.45 else "M",
         }
-        films.append(Film(scene, name, f"dicom-images-train/{study}/{series}/{instance}.dcm", extra))
+        films.append(Film(scene, instance, f"dicom-images-train/{study}/{series}/{instance}.dcm", extra))
     for folder in ("png_images", "png_masks"):
         (order.out / folder).mkdir()
     located = write_films(order, films, _store)
@@ -79,11 +79,11 @@ def write(order: Order) -> list[Film]:
     for film, shown in zip(films, located, strict=True):
         masks = [unpack(f.mask, order.size) for f in shown if f.instance.finding == _FINDING]
         rows = [f" {encode_in_frame(mask)}" for mask in masks if mask.any()]
-        runs += [(film.extra["image_id"], row) for row in rows or [EMPTY]]
+        runs += [(film.sample_id, row) for row in rows or [EMPTY]]
     _table(order.out / "train-rle.csv", runs, ["ImageId", " EncodedPixels"])
     for split in SPLITS:
         entries = [
-            (film.sample_id, film.extra["image_id"], int(film.scene.has(_FINDING)))
+            (film.extra["alias"], film.sample_id, int(film.scene.has(_FINDING)))
             for film in films
             if film.extra["split"] == split
         ]
@@ -105,14 +105,14 @@ def _store(
         patient_id=extra["patient_id"],
         study_uid=extra["study"],
         series_uid=extra["series"],
-        sop_uid=extra["image_id"],
+        sop_uid=UID(film.sample_id),
         view=film.scene.view,
         age=extra["age"],
         sex=extra["sex"],
     )
-    write_picture(out / "png_images" / extra["png"], image)
+    write_picture(out / "png_images" / extra["alias"], image)
     mask = np.zeros(image.shape, np.uint8)
     for instance, area in shown:
         if instance.finding == _FINDING:
             mask[area] = 255
-    write_picture(out / "png_masks" / extra["png"], mask)
+    write_picture(out / "png_masks" / extra["alias"], mask)
