@@ -138,12 +138,12 @@ def deform_edema(chest: Chest, instance: FindingInstance) -> None:
 
 def edema(view: Projection, instance: FindingInstance, rng: np.random.Generator) -> BoolArray:
     """Perihilar bat-wing haze of both lungs with septal lines at the bases."""
-    spread = 3.2 + 3.2 * instance.severity + (2.0 if instance.zone == "diffuse" else 0.0)
-    height = (view.v - np.float32(0.52)) * np.float32((view.chest.base - view.chest.apex) / (1.25 * spread))
+    spread = 2.6 + 2.0 * instance.severity + (1.6 if instance.zone == "diffuse" else 0.0)
+    height = (view.v - np.float32(0.52)) * np.float32((view.chest.base - view.chest.apex) / (1.4 * spread))
     out = np.maximum(view.hilum, 0) * np.float32(1 / spread)
     wing = np.exp(-(out * out + height * height)) * view.lung
     uneven = np.clip(np.float32(0.8) + np.float32(0.22) * view.camera.texture(1.8, rng), 0.1, 1.4)
-    view.fill(np.clip(wing * uneven * np.float32(0.03 + 0.5 * instance.severity**1.3), 0, 0.9))
+    view.fill(np.clip(wing * uneven * np.float32(0.04 + 0.62 * instance.severity**1.3), 0, 0.9))
     sheet = view.camera.blank()
     lines = []
     for side in (RIGHT, LEFT):
