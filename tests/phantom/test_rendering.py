@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from replication.errors import ConfigError, DataError
+from replication.knowledge.vocabulary import ANATOMIES
 from replication.phantom.anatomy import chest
 from replication.phantom.findings import SIGNS, deform
 from replication.phantom.population import sample_scenes
@@ -88,6 +89,13 @@ def test_a_mask_lies_on_the_stated_side_and_in_the_stated_zone(finding: str, sid
             assert (mask & places["pleural_unspec"]).any()
         elif zone == "cardiac":
             assert (mask & places["heart_size"]).sum() > 0.9 * mask.sum()
+
+
+def test_regions_speak_the_released_vocabulary_and_lie_in_the_film() -> None:
+    places = regions(Scene(1, 3, 4, "AP"), size=96)
+    assert set(places) <= set(ANATOMIES)
+    assert all(mask.shape == (96, 96) and mask.any() for mask in places.values())
+    assert not (places["left_lung_unspec"] & places["right_lung_unspec"]).any()
 
 
 def test_left_is_on_the_right_of_the_image() -> None:
@@ -195,85 +203,18 @@ def golden_images() -> NDArray[np.uint8]:
 
 
 GOLDEN_THUMBNAILS = [
-    [
-        38.5,
-        68.6,
-        71.8,
-        38.2,
-        154.2,
-        95.8,
-        104.8,
-        160.5,
-        142.6,
-        127.5,
-        160.8,
-        157.9,
-        202.6,
-        242.5,
-        242.6,
-        196.3,
-    ],
-    [
-        48.9,
-        80.5,
-        78.8,
-        40.2,
-        180.3,
-        82.7,
-        96.4,
-        169.9,
-        159.7,
-        106.8,
-        146.8,
-        142.4,
-        209.6,
-        242.9,
-        237.9,
-        204.9,
-    ],
-    [
-        189.1,
-        143.7,
-        144.1,
-        187.6,
-        154.0,
-        81.4,
-        99.4,
-        151.1,
-        139.3,
-        131.6,
-        182.5,
-        142.1,
-        219.5,
-        243.2,
-        245.0,
-        221.4,
-    ],
-    [
-        143.8,
-        130.8,
-        129.4,
-        163.7,
-        184.0,
-        67.1,
-        89.2,
-        155.1,
-        138.3,
-        85.1,
-        179.1,
-        111.0,
-        220.0,
-        241.8,
-        248.6,
-        232.3,
-    ],
+    "38 69 72 38 154 96 105 160 143 128 161 158 203 242 243 196",
+    "49 80 79 40 180 83 96 170 160 107 147 142 210 243 238 205",
+    "189 144 144 188 154 81 99 151 139 132 182 142 220 243 245 221",
+    "144 131 129 164 184 67 89 155 138 85 179 111 220 242 249 232",
 ]
+"""Mean grey value of each of the 4 x 4 blocks of the four images."""
 GOLDEN_SHA256 = "0c0b54c27016d71deb7933be873236849dd2b2886fbcb5014c258b2348aa4bb1"
 
 
 def test_the_frozen_pictures_look_as_they_did() -> None:
     blocks = golden_images().reshape(4, 4, 16, 4, 16).mean(axis=(2, 4)).reshape(4, 16)
-    assert np.abs(blocks - np.array(GOLDEN_THUMBNAILS)).max() < 1.0
+    assert np.abs(blocks - [[int(value) for value in row.split()] for row in GOLDEN_THUMBNAILS]).max() < 1.5
 
 
 def test_the_frozen_pictures_are_the_same_bytes() -> None:
