@@ -26,13 +26,14 @@ def gather(x: Tensor) -> Tensor:
 
 
 def mean_where(values: Tensor, mask: Tensor, *, empty: float = 0.0) -> Tensor:
-    """Mean of ``values`` where the boolean ``mask`` (same shape) is true, over all processes.
+    """Mean of finite ``values`` where the boolean ``mask`` (same shape) is true, over all processes.
 
     Args:
         empty: the answer where nothing is true; the released code's mean of nothing is NaN.
     """
-    total = torch.where(mask, values, torch.zeros_like(values)).sum()
-    count = mask.sum().to(values.dtype)
+    weight = mask.to(values.dtype)
+    total = (values * weight).sum()
+    count = weight.sum()
     if processes() > 1:
         distributed.all_reduce(count)
         count = count / processes()

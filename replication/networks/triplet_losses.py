@@ -60,8 +60,8 @@ def prototype_similarity(similarities: Tensor, cells: Tensor) -> Tensor:
     Args:
         similarities: ``[B, Q, K]`` dot products with every candidate. cells: ``[B, Q, K]``.
     """
-    present = cells.eq(1)
-    return torch.where(present, similarities, 0.0).sum(dim=-1) / present.sum(dim=-1).clamp_min(1)
+    present = cells.eq(1).to(similarities.dtype)
+    return (similarities * present).sum(dim=-1) / present.sum(dim=-1).clamp_min(1)
 
 
 def sample_positive(cells: Tensor, generator: torch.Generator) -> Tensor:

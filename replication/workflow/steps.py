@@ -137,6 +137,7 @@ def pretrain_run(workspace: Workspace, run: Run, *, threads: int = 1, progress: 
     from replication.data.batches import PreparedData
     from replication.training import pretrain
 
+    run_config(workspace, run)  # an unknown method, recipe or key fails here, before anything is read
     data = PreparedData.open(workspace.prepared(workspace.tier.pretrain))
     text_encoder = load_text_encoder(workspace)
     config = configured(workspace, run, data, text_encoder)
@@ -255,7 +256,7 @@ def snakemake_command(
         "params",
         "input",
         "--keep-going",
-        *(["--dry-run", "--quiet", "rules"] if dry_run else ["--quiet", "rules"]),
+        *(["--dry-run", "--printshellcmds"] if dry_run else ["--quiet", "rules"]),
         "--config",
         f"tier={tier}",
         f"work={work}",

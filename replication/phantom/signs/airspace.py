@@ -60,7 +60,7 @@ def infiltration(view: Projection, instance: FindingInstance, rng: np.random.Gen
         field = blob(view, (x, view.chest.height(v)), (extent, 0.95 * extent), 0.28, rng) * view.lung
         field *= view.side(side)
         patches = smoothstep(view.camera.texture(1.6, rng), -1.2, 1.6)
-        view.fill(field * patches * np.float32(0.17 + 0.36 * instance.severity))
+        view.fill(field * patches * np.float32(0.20 + 0.40 * instance.severity))
         view.marking += field * np.float32(0.5)
         mask |= field > 0.3
     return mask
@@ -161,13 +161,10 @@ def edema(view: Projection, instance: FindingInstance, rng: np.random.Generator)
 def covid(view: Projection, instance: FindingInstance, rng: np.random.Generator) -> BoolArray:
     """Ground glass of both lungs, peripheral and mostly in the lower zones; vessels stay visible."""
     depth = 3.0 + 3.0 * instance.severity
-    low = 0.55 if instance.zone in ("lower", "base") else 0.32
-    mask = np.zeros_like(view.left)
+    low = 0.55 if instance.zone == "lower" else 0.32
     peripheral = smoothstep(view.rim, depth + 1.5, 0.6) * smoothstep(view.v, low - 0.15, low + 0.12)
-    patches = smoothstep(view.camera.texture(3.2, rng), -1.6, 0.5)
-    field = peripheral * patches * view.lung
-    amount = np.float32(0.16 + 0.30 * instance.severity)
-    view.fill(field * amount * (np.float32(0.85) + np.float32(0.2) * view.camera.texture(0.8, rng)))
+    field = peripheral * smoothstep(view.camera.texture(3.2, rng), -1.6, 0.5) * view.lung
+    grain = np.float32(0.85) + np.float32(0.2) * view.camera.texture(0.8, rng)
+    view.fill(field * grain * np.float32(0.16 + 0.30 * instance.severity))
     view.marking += field * np.float32(0.35)
-    mask |= field > 0.3
-    return mask
+    return np.asarray(field > 0.3)

@@ -91,10 +91,10 @@ def fibrosis(view: Projection, instance: FindingInstance, rng: np.random.Generat
         camera.strokes(sheet, lines, 0.2, 1.0)
         own = view.side(side) * view.lung
         net = camera.soften(sheet, 0.1) * own
-        view.water += net * np.float32(1.0 + 0.8 * instance.severity)
+        view.water += net * np.float32(1.2 + 0.9 * instance.severity)
         zone = smoothstep(view.v, 0.5, 0.32) if upper else smoothstep(view.v, 0.42, 0.62)
         field = smoothstep(view.rim, 4.5 + 2.0 * instance.severity, 1.0) * zone * own
-        view.fill(field * np.float32(0.13 + 0.2 * instance.severity))
+        view.fill(field * np.float32(0.16 + 0.24 * instance.severity))
         mask |= field > 0.25
     return mask
 
@@ -112,5 +112,5 @@ def hernia(view: Projection, instance: FindingInstance, rng: np.random.Generator
     view.water += body * np.float32(0.7 + 1.5 * s)
     level = rng.uniform(-0.25, 0.2)
     gas = np.sqrt(np.clip(np.float32(0.78) - q, 0, 1)) * smoothstep(dy, level + 0.03, level - 0.03)
-    view.water -= gas * np.float32((1.5 + 2.2 * s) * (rng.random() < 0.85))
+    view.water -= gas * np.float32((1.6 + 2.3 * s) * (rng.random() < 0.85))
     return np.asarray(q < 1.0)

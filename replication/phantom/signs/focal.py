@@ -31,7 +31,7 @@ def nodule(view: Projection, instance: FindingInstance, rng: np.random.Generator
             dx = (view.x - np.float32(x)) * np.float32(1 / radius)
             dy = (view.y - np.float32(y)) * np.float32(1 / (radius * rng.uniform(0.85, 1.15)))
             q = dx * dx + dy * dy
-            calcium = rng.uniform(2.0, 3.4)
+            calcium = rng.uniform(2.2, 3.5)
             view.water += np.sqrt(np.clip(np.float32(1.0) - q, 0, 1)) * np.float32(calcium * radius)
             mask |= q < 1.0
             mask[_nearest(view, x, y)] = True
@@ -106,7 +106,7 @@ def _plates(view: Projection, instance: FindingInstance, side: int, rng: np.rand
         view.camera.strokes(sheet, path[None], 0.35 + 0.4 * rng.random(), 1.0)
     soft = view.camera.soften(sheet, 0.15)
     inside = view.side(side) * smoothstep(view.above, -0.3, 0.2) * (view.rim > 0)
-    view.water += soft * inside * np.float32(0.6 + 1.4 * instance.severity)
+    view.water += soft * inside * np.float32(0.9 + 1.4 * instance.severity)
     haze = cv2.GaussianBlur(soft, (0, 0), 0.9 * view.camera.pixels_per_cm) * inside
     view.fill(np.minimum(haze * np.float32(0.5), 0.3))
     return np.asarray((soft * inside > 0.25) | (haze > 0.22))

@@ -99,7 +99,7 @@ def pleural_thickening(view: Projection, instance: FindingInstance, rng: np.rand
         field = smoothstep(band - depth, -soft, soft) * reach * inside
         view.fill(field * np.float32(0.85))
         view.water += field * np.float32(
-            (0.7 + 1.1 * instance.severity) * (0.5 if instance.zone == "apical" else 1.0)
+            (0.7 + 1.1 * instance.severity) * (0.7 if instance.zone == "apical" else 1.0)
         )
         mask |= field > 0.4
     return mask
