@@ -130,6 +130,11 @@ class Camera:
 
 def smoothstep(value: FloatArray, low: float, high: float) -> FloatArray:
     """0 below ``low``, 1 above ``high``, smooth between; ``low > high`` falls instead of rising."""
-    t: FloatArray = np.clip((value - np.float32(low)) * np.float32(1.0 / (high - low)), 0.0, 1.0)
-    step: FloatArray = t * t * (np.float32(3.0) - np.float32(2.0) * t)
+    t: FloatArray = np.subtract(value, np.float32(low), dtype=np.float32)
+    t *= np.float32(1.0 / (high - low))
+    np.clip(t, 0.0, 1.0, out=t)
+    step = np.float32(-2.0) * t
+    step += np.float32(3.0)
+    step *= t
+    step *= t
     return step

@@ -45,20 +45,18 @@ def _ribs(view: Projection) -> None:
         back.append(np.stack([SIGN[side] * (2.0 + (outer - 2.0) * _ARCH), back_y], axis=2))
         x = outer - (outer - 4.6 - 0.55 * _LEVEL) * _T**1.5
         front.append(np.stack([SIGN[side] * x[1:8], front_y], axis=2))
-    sheet = camera.blank()
-    width = chest.rib_width
+    # Front and back ribs cross, so each kind has its own sheet; at half level their sum cannot overflow.
+    rear, fore, width = camera.blank(), camera.blank(), chest.rib_width
     lines = np.concatenate(back)
-    camera.strokes(sheet, lines, width, 1.0)
-    camera.strokes(sheet, lines, width * 0.45, 0.62)
-    bones = camera.soften(sheet, 0.17)
-    sheet = camera.blank()
+    camera.strokes(rear, lines, width, 0.5)
+    camera.strokes(rear, lines, width * 0.45, 0.31)
     lines = np.concatenate(front)
-    camera.strokes(sheet, lines, width * 1.15, 0.75)
-    camera.strokes(sheet, lines, width * 0.55, 0.5)
-    bones += camera.soften(sheet, 0.17)
+    camera.strokes(fore, lines, width * 1.15, 0.375)
+    camera.strokes(fore, lines, width * 0.55, 0.25)
+    bones = camera.soften(rear + fore, 0.17)
     behind = np.minimum(view.hilum, np.float32(0.4) * view.above)
     bones *= np.float32(0.35) + np.float32(0.65) * smoothstep(behind, -1.0, 0.0)
-    bones *= np.float32(chest.rib_bone * 0.75)
+    bones *= np.float32(chest.rib_bone * 1.5)
     view.bone += bones
 
 

@@ -102,7 +102,7 @@ def fibrosis(view: Projection, instance: FindingInstance, rng: np.random.Generat
 def hernia(view: Projection, instance: FindingInstance, rng: np.random.Generator) -> BoolArray:
     """Stomach above the diaphragm behind the heart: a round opacity with an air-fluid level."""
     s = instance.severity
-    rx, ry = 1.9 + 2.0 * s, 1.7 + 1.6 * s
+    rx, ry = 1.8 + 2.0 * s, 1.6 + 1.6 * s
     x = rng.uniform(-0.8, 1.8)
     y = min(view.dome_at(3.0), view.dome_at(-3.0)) + 0.6 - 0.75 * ry
     dx = (view.x - np.float32(x)) * np.float32(1 / rx)
@@ -112,5 +112,5 @@ def hernia(view: Projection, instance: FindingInstance, rng: np.random.Generator
     view.water += body * np.float32(0.7 + 1.5 * s)
     level = rng.uniform(-0.25, 0.2)
     gas = np.sqrt(np.clip(np.float32(0.78) - q, 0, 1)) * smoothstep(dy, level + 0.03, level - 0.03)
-    view.water -= gas * np.float32((1.6 + 2.3 * s) * (rng.random() < 0.85))
+    view.water -= gas * np.float32((1.6 + 2.3 * s) * (rng.random() < 0.75))
     return np.asarray(q < 1.0)
