@@ -211,6 +211,7 @@ class TierConfig(Strict):
         image_size: side in pixels of the cache and the network's input.
         scale: model settings that the tier fixes for every method that has a setting of that name.
         training: training settings that the tier fixes for every method (merged over the recipe's).
+        tuned: training settings of single methods, chosen for this tier on validation data.
         seeds, methods, recipe, variants: the grid of runs; a variant is written ``medslip/no-protocl``.
         pretrain: data set of pre-training. protocols: ids of what is evaluated.
         threads: torch threads per job.
@@ -226,6 +227,7 @@ class TierConfig(Strict):
     text: TextConfig = TextConfig()
     scale: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
+    tuned: dict[str, dict[str, Any]] = Field(default_factory=dict)
     recipe: str = "published"
     seeds: tuple[int, ...] = (0,)
     methods: tuple[str, ...]
@@ -376,7 +378,8 @@ def resolve(
         )
     base = file.recipes[name].model_dump()
     fixed = {key: value for key, value in tier.scale.items() if key in settings_class.model_fields}
-    base = merge(base, {"model": fixed, "training": tier.training})
+    training = merge(tier.training, tier.tuned.get(method, {}))
+    base = merge(base, {"model": fixed, "training": training})
     if variant:
         if variant not in file.variants:
             raise ConfigError(
