@@ -93,7 +93,7 @@ def test_normalising_merges_streams_and_hides_addresses() -> None:
     outputs = [
         {"output_type": "stream", "name": "stderr", "text": "x"},
         {"output_type": "stream", "name": "stdout", "text": ["a\n", "b"]},
-        {"output_type": "stream", "name": "stderr", "text": "y at 0x7f00aabbccdd in /home/me/p/file"},
+        {"output_type": "stream", "name": "stderr", "text": "y at 0x7f00aabbccdd in /srv/me/p/file"},
         {"output_type": "display_data", "data": {"image/png": "0xdeadbeef"}, "metadata": {"w": 1}},
     ]
     cell = {
@@ -104,7 +104,7 @@ def test_normalising_merges_streams_and_hides_addresses() -> None:
         "execution_count": 1,
         "outputs": outputs,
     }
-    made = normalise({"cells": [cell]}, {"/home/me/p/": ""})["cells"][0]
+    made = normalise({"cells": [cell]}, {"/srv/me/p/": ""})["cells"][0]
     assert made["metadata"] == {}
     assert [output.get("name") for output in made["outputs"]] == ["stdout", "stderr", None]
     assert made["outputs"][1]["text"] == ["xy at 0x0 in file"]
