@@ -71,6 +71,52 @@ def run(
     raise SystemExit(status)
 
 
+@app.command()
+def search(
+    tier: Tier = "phantom",
+    only: Only = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the jobs, run none")] = False,
+    cores: Annotated[int, typer.Option(min=1, help="jobs side by side")] = 2,
+    trial: Annotated[str | None, typer.Option(help="run this trial alone, e.g. medslip.lr0.002")] = None,
+    collect: Annotated[bool, typer.Option("--collect", help="only write the table of trials")] = False,
+    threads: Threads = 1,
+    work: Work = DEFAULT_WORK,
+    results: Results = DEFAULT_RESULTS,
+) -> None:
+    """Try every learning rate of a tier on every method; validation images judge. Writes search.csv."""
+    from replication.workflow.progress import run_with_progress
+    from replication.workflow.search import collect_trials, run_trial, trials
+    from replication.workflow.steps import environment_for_jobs, snakemake_command
+
+    workspace = Workspace.open(tier, work, results)
+    labels = _names(only)
+    known = {one.key: one for one in trials(workspace, labels)}
+    if trial is not None:
+        if trial not in known:
+            raise ConfigError("No such trial.", found=trial, remedy=nearest(trial, known))
+        typer.echo(run_trial(workspace, known[trial], threads=threads))
+        return
+    if collect:
+        typer.echo(collect_trials(workspace, labels))
+        return
+    command = snakemake_command(
+        workspace,
+        work=work,
+        results=results,
+        tier=tier,
+        only=labels,
+        cores=cores,
+        dry_run=dry_run,
+        target="search",
+    )
+    if dry_run:
+        raise SystemExit(subprocess.run(command, env=environment_for_jobs(), check=False).returncode)
+    status = run_with_progress(command, workspace, environment_for_jobs())
+    if status == 0:
+        typer.echo((workspace.results / "search.csv").read_text(encoding="utf-8").rstrip())
+    raise SystemExit(status)
+
+
 @app.command("list")
 def list_things(
     what: Annotated[str, typer.Argument(help="methods, datasets, tasks, protocols, tables or tiers")],

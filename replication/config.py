@@ -203,6 +203,21 @@ class PhantomSize(Strict):
     patients: dict[str, int]
 
 
+class SearchConfig(Strict):
+    """The trials that every method gets before a tier compares methods.
+
+    Attributes:
+        learning_rates: tried one by one, the same for all methods.
+        epochs: length of a trial. seed: of all trials; none of the tier's own seeds.
+        protocol: trials are judged by the mean zero-shot AUC on its validation images.
+    """
+
+    learning_rates: tuple[float, ...]
+    epochs: int
+    seed: int
+    protocol: str
+
+
 class TierConfig(Strict):
     """Where and how large a replication runs.
 
@@ -211,6 +226,7 @@ class TierConfig(Strict):
         image_size: side in pixels of the cache and the network's input.
         scale: model settings that the tier fixes for every method that has a setting of that name.
         training: training settings that the tier fixes for every method (merged over the recipe's).
+        search: the trials that ``tuned`` is chosen by.
         tuned: training settings of single methods, chosen for this tier on validation data.
         seeds, methods, recipe, variants: the grid of runs; a variant is written ``medslip/no-protocl``.
         pretrain: data set of pre-training. protocols: ids of what is evaluated.
@@ -227,6 +243,7 @@ class TierConfig(Strict):
     text: TextConfig = TextConfig()
     scale: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
+    search: SearchConfig | None = None
     tuned: dict[str, dict[str, Any]] = Field(default_factory=dict)
     recipe: str = "published"
     seeds: tuple[int, ...] = (0,)

@@ -7,6 +7,7 @@ import pandas as pd
 
 from replication.config import Protocol
 from replication.data.batches import PreparedData
+from replication.errors import DataError
 from replication.method import Method
 from replication.metrics import (
     ThresholdOp,
@@ -73,6 +74,31 @@ def measure(
     """
     found = metric_draws(predictions.frame, protocol, draws=draws, threshold_op=threshold_op)
     return [one.measured() for one in found]
+
+
+def validation_auc(method: Method, data: PreparedData, protocol: Protocol, *, batch_size: int = 128) -> float:
+    """Mean AUC over findings on the validation images alone; what settings are chosen by.
+
+    Raises:
+        DataError: the data are not those of the protocol, or no finding has both classes in the split.
+    """
+    data.check_protocol(protocol)
+    rows, findings = data.rows("val"), protocol_findings(protocol)
+    said = answers(
+        method, method.score, data, rows, findings, batch_size=batch_size, progress=False, title=protocol.id
+    )
+    scores = np.concatenate(list(said))
+    found = []
+    for column, finding in enumerate(protocol.findings):
+        labels = data.labels[rows][:, data.label_names.index(finding.column)]
+        known = labels >= 0
+        itself = Resampling.none(int(known.sum()))
+        found.append(roc_auc_draws(labels[known], scores[known, column], itself)[0])
+    if np.isnan(found).all():
+        raise DataError(
+            "No finding has both classes among the validation images.", where=data.name, found=len(rows)
+        )
+    return float(np.nanmean(found))
 
 
 def metric_draws(

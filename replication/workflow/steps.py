@@ -236,14 +236,16 @@ def snakemake_command(
     only: Iterable[str],
     cores: int,
     dry_run: bool,
+    target: str = "all",
 ) -> list[str]:
-    """The Snakemake call behind ``replicate run``."""
+    """The Snakemake call behind ``replicate run`` and ``replicate search``."""
     import sys
 
     return [
         sys.executable,
         "-m",
         "snakemake",
+        target,
         "--snakefile",
         str(Path(__file__).with_name("Snakefile")),
         "--directory",
