@@ -257,11 +257,17 @@ class TierConfig(Strict):
 
 
 class Recipe(Strict):
-    """How one method is trained; one file per method holds ``published`` and ``matched`` and its variants."""
+    """How one method is trained; one file per method holds ``published`` and ``matched`` and its variants.
+
+    Attributes:
+        text: the text encoder of the publication; ``None`` is the tier's. A tier that trains its own text
+            encoder gives it to every method.
+    """
 
     source: str
     model: dict[str, Any] = Field(default_factory=dict)
     trunk: TrunkConfig = TrunkConfig()
+    text: TextConfig | None = None
     training: TrainingConfig = TrainingConfig()
     image_size: int = 224
 
@@ -407,6 +413,7 @@ def resolve(
             )
         base = merge(base, file.variants[variant])
     model = parse(settings_class, base["model"], f"recipes/{method}.yaml: {label}, model")
+    own_text = base["text"] if tier.text.kind == "pretrained" else None
     return parse(
         RunConfig,
         {
@@ -419,7 +426,7 @@ def resolve(
             "image_size": tier.image_size,
             "model": model.model_dump(mode="json"),
             "trunk": (tier.trunk or TrunkConfig.model_validate(base["trunk"])).model_dump(),
-            "text": tier.text.model_dump(),
+            "text": own_text or tier.text.model_dump(),
             "training": base["training"],
             "data_fingerprint": data_fingerprint,
         },

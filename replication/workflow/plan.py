@@ -52,17 +52,19 @@ class Workspace:
     Attributes:
         work: everything that can be rebuilt; ignored by git.
         results: tables, figures, executed notebooks, rows and predictions.
+        source: what the tier was opened by, its name or the path of its file.
     """
 
     tier: TierConfig
     work: Path
     results: Path
+    source: str
 
     @classmethod
     def open(cls, tier: str, work: Path = Path("work"), results: Path = Path("results")) -> Workspace:
         """The folders of a tier below the two roots."""
         config = load_tier(tier)
-        return cls(config, work / config.name, results / config.name)
+        return cls(config, work / config.name, results / config.name, tier)
 
     def raw(self, dataset: str) -> Path:
         """The data set in its own on-disk format; for real data a link to where they lie."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -64,7 +64,7 @@ def trial_workspace(workspace: Workspace, trial: Trial) -> Workspace:
     tier = workspace.tier.model_copy(
         update={"training": merge(workspace.tier.training, changed), "tuned": {}}
     )
-    return Workspace(tier, workspace.work, workspace.results)
+    return replace(workspace, tier=tier)
 
 
 def trial_config(workspace: Workspace, trial: Trial) -> RunConfig:
@@ -84,8 +84,7 @@ def run_trial(workspace: Workspace, trial: Trial, *, threads: int = 1, progress:
     search = search_config(workspace)
     run = Run(trial.method, workspace.tier.recipe, search.seed)
     out = workspace.work / "search" / trial.key
-    trial_config(workspace, trial)  # a wrong key fails here, before anything is read
-    text_encoder = load_text_encoder(workspace)
+    text_encoder = load_text_encoder(trial_workspace(workspace, trial), run)
     data = PreparedData.open(workspace.prepared(workspace.tier.pretrain))
     config = configured(trial_workspace(workspace, trial), run, data, text_encoder)
     pretrain(config, data, text_encoder, out, threads=threads, progress=progress)

@@ -116,11 +116,11 @@ def train_text_encoder(workspace: Workspace, *, threads: int = 1, progress: bool
     return out
 
 
-def load_text_encoder(workspace: Workspace) -> TextEncoder:
-    """The tier's text encoder: the one trained in the pipeline, or a pre-trained one by id or path."""
+def load_text_encoder(workspace: Workspace, run: Run) -> TextEncoder:
+    """The text encoder of a run: the one trained in the pipeline, or a pre-trained one by id or path."""
     from replication.knowledge.text_encoder import TextEncoder
 
-    text = workspace.tier.text
+    text = run_config(workspace, run).text
     if text.kind == "tiny-bert":
         return TextEncoder.from_pretrained(workspace.text, local_files_only=True)
     return TextEncoder.from_pretrained(text.name_or_path)
@@ -137,9 +137,8 @@ def pretrain_run(workspace: Workspace, run: Run, *, threads: int = 1, progress: 
     from replication.data.batches import PreparedData
     from replication.training import pretrain
 
-    run_config(workspace, run)  # an unknown method, recipe or key fails here, before anything is read
+    text_encoder = load_text_encoder(workspace, run)
     data = PreparedData.open(workspace.prepared(workspace.tier.pretrain))
-    text_encoder = load_text_encoder(workspace)
     config = configured(workspace, run, data, text_encoder)
     return pretrain(config, data, text_encoder, workspace.run(run), threads=threads, progress=progress)
 
@@ -168,7 +167,7 @@ def evaluate_run(
     from replication.tasks.evaluate import evaluate
 
     torch.set_num_threads(threads)
-    text_encoder = load_text_encoder(workspace)
+    text_encoder = load_text_encoder(workspace, run)
     method, config = load_run(workspace.run(run), text_encoder)
     chosen: list[Protocol] = [load_protocol(p) for p in protocol_ids] or protocols(workspace.tier)
     for protocol in chosen:
@@ -201,9 +200,8 @@ def build_report(workspace: Workspace, notebooks: Iterable[str], *, site: bool) 
     from replication.reporting.notebooks import execute_all
     from replication.reporting.site import build_site
 
-    name = workspace.tier.name
-    written = execute_all(name, workspace.results, workspace.work, list(notebooks))
-    return [*written, *([build_site(workspace.results, name)] if site else [])]
+    written = execute_all(workspace.source, workspace.results, workspace.work, list(notebooks))
+    return [*written, *([build_site(workspace.results, workspace.tier.name)] if site else [])]
 
 
 def convert_released(
@@ -217,8 +215,8 @@ def convert_released(
     from replication.checkpoints import build_method, save_run
     from replication.data.batches import PreparedData
 
-    text_encoder = load_text_encoder(workspace)
     run = Run(label, recipe or workspace.tier.recipe, 0)
+    text_encoder = load_text_encoder(workspace, run)
     config = run_config(workspace, run, hashlib.sha256(path.read_bytes()).hexdigest())
     labels = PreparedData.open(workspace.prepared(workspace.tier.pretrain)).label_names
     method = build_method(config, text_encoder, labels)

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from baselines.convirt import ConVIRT, ConVIRTSettings, sample_sentence, sentences_of
+from baselines.convirt import ConVIRT, ConVIRTSettings
 from replication.knowledge.prompts import prompts
+from replication.knowledge.report_sentences import sample_sentence, sentences_of
 from replication.method import Finding
 
 EFFUSION = Finding("effusion", "pleural effusion", "effusion")
