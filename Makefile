@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 TIER   ?= smoke
 CORES  ?= 2
+SEEDS  ?=
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
@@ -11,7 +12,7 @@ BIN    := $(VENV)/bin
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables:      TIER=smoke|phantom|paper  CORES=$(CORES)  PYTHON=$(PYTHON)"
+	@echo "  variables:      TIER=smoke|phantom|paper  CORES=$(CORES)  SEEDS=\"0 1\"  PYTHON=$(PYTHON)"
 
 $(VENV)/.complete: requirements.lock
 	$(PYTHON) -m venv $(VENV)
@@ -20,7 +21,7 @@ $(VENV)/.complete: requirements.lock
 	@touch $@
 
 replicate: $(VENV)/.complete ## Run the whole replication of a tier into results/TIER
-	$(BIN)/replicate run --tier $(TIER) --cores $(CORES)
+	$(BIN)/replicate run --tier $(TIER) --cores $(CORES) $(addprefix --seed ,$(SEEDS))
 
 test: $(VENV)/.complete ## Run every test
 	$(BIN)/python -m pytest -n $(CORES)

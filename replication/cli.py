@@ -34,6 +34,7 @@ Work = Annotated[Path, typer.Option(help="folder for everything that can be rebu
 Results = Annotated[Path, typer.Option(help="folder for tables, figures and predictions")]
 Threads = Annotated[int, typer.Option(min=1, help="threads of one job")]
 Only = Annotated[list[str] | None, typer.Option(help="a method, or METHOD/VARIANT; may be repeated")]
+Seeds = Annotated[list[int] | None, typer.Option("--seed", help="a seed of the tier; may be repeated")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 DEFAULT_WORK = Path("work")
@@ -48,6 +49,7 @@ def _names(only: list[str] | None) -> list[str]:
 def run(
     tier: Tier = "smoke",
     only: Only = None,
+    seed: Seeds = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list the jobs, run none")] = False,
     cores: Annotated[int, typer.Option(min=1, help="jobs side by side")] = 2,
     work: Work = DEFAULT_WORK,
@@ -57,11 +59,18 @@ def run(
     from replication.workflow.progress import run_with_progress
     from replication.workflow.steps import environment_for_jobs, snakemake_command
 
-    workspace = Workspace.open(tier, work, results)
+    workspace = Workspace.open(tier, work, results, seed or [])
     labels = _names(only)
     runs(workspace.tier, labels)
     command = snakemake_command(
-        workspace, work=work, results=results, tier=tier, only=labels, cores=cores, dry_run=dry_run
+        workspace,
+        work=work,
+        results=results,
+        tier=tier,
+        only=labels,
+        cores=cores,
+        dry_run=dry_run,
+        seeds=seed or [],
     )
     if dry_run:
         raise SystemExit(subprocess.run(command, env=environment_for_jobs(), check=False).returncode)
@@ -191,15 +200,25 @@ def data_prepare(
 
 @data_app.command("verify")
 def data_verify(
-    prepared: Annotated[Path, typer.Argument(help="a prepared folder")],
+    folder: Annotated[Path, typer.Argument(help="a prepared folder, or the files of --dataset")],
     source: Annotated[Path | None, typer.Option(help="also compare with the files it was made from")] = None,
     protocol: Annotated[str | None, typer.Option(help="also check the counts of this protocol")] = None,
+    dataset: Annotated[str | None, typer.Option(help="what the files are, where none is prepared")] = None,
+    split: Annotated[str | None, typer.Option(help="split rule of --dataset")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes")] = 2,
 ) -> None:
-    """Check a prepared folder: schema, hashes, patients in one split only, expected counts."""
+    """Check a prepared folder (schema, hashes, patients, counts), or every file of a data set."""
     from replication.config import load_protocol
-    from replication.data.prepare import verify
+    from replication.data.verify import verify
 
-    report = verify(prepared, source=source, protocol=load_protocol(protocol) if protocol else None)
+    report = verify(
+        folder,
+        source=source,
+        protocol=load_protocol(protocol) if protocol else None,
+        dataset=dataset,
+        split=split,
+        workers=workers,
+    )
     typer.echo(json.dumps(report, indent=2))
 
 
@@ -273,13 +292,51 @@ def evaluate(
 
 
 @app.command()
+def transfer(
+    method: Method = None,
+    task: Annotated[
+        str, typer.Option(help="a task that learns from labels, see `replicate list tasks`")
+    ] = "",
+    run_key: RunKey = None,
+    seed: Seed = None,
+    recipe: RecipeName = None,
+    fraction: Annotated[list[float] | None, typer.Option(help="of the labels, instead of the tier's")] = None,
+    protocol: Annotated[list[str] | None, typer.Option(help="protocols instead of the tier's")] = None,
+    prepared: Annotated[Path | None, typer.Option(help="prepared folder instead of the tier's")] = None,
+    tier: Tier = "smoke",
+    threads: Threads = 1,
+    work: Work = DEFAULT_WORK,
+    results: Results = DEFAULT_RESULTS,
+) -> None:
+    """Learn from the labels of downstream data: linear probe, fine-tuned classification, segmentation."""
+    from replication.workflow.steps import transfer_run
+
+    workspace = Workspace.open(tier, work, results)
+    for chosen in _selected(workspace, method, run_key, seed, recipe):
+        transfer_run(
+            workspace,
+            chosen,
+            task,
+            fractions=fraction or [],
+            protocol_ids=protocol or [],
+            prepared=prepared,
+            threads=threads,
+        )
+        typer.echo(f"{task} of {chosen.key}")
+
+
+@app.command()
 def rows(
-    tier: Tier = "smoke", only: Only = None, work: Work = DEFAULT_WORK, results: Results = DEFAULT_RESULTS
+    tier: Tier = "smoke",
+    only: Only = None,
+    seed: Seeds = None,
+    work: Work = DEFAULT_WORK,
+    results: Results = DEFAULT_RESULTS,
 ) -> None:
     """Collect the measured rows of a tier into rows.parquet."""
     from replication.workflow.steps import collect_rows
 
-    typer.echo(collect_rows(Workspace.open(tier, work, results), _names(only)))
+    typer.echo(collect_rows(Workspace.open(tier, work, results, seed or []), _names(only)))
 
 
 @app.command()
@@ -317,6 +374,27 @@ def score(
     else:
         table.to_csv(out, index=False)
         typer.echo(out)
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="METHOD or METHOD/VARIANT")],
+    b: Annotated[str, typer.Argument(help="the one that is subtracted from it")],
+    tier: Tier = "smoke",
+    task: Annotated[str | None, typer.Option(help="only this task")] = None,
+    protocol: Annotated[str | None, typer.Option(help="only this protocol")] = None,
+    metric: Annotated[str | None, typer.Option(help="this metric instead of the main ones")] = None,
+    as_json: AsJson = False,
+    work: Work = DEFAULT_WORK,
+    results: Results = DEFAULT_RESULTS,
+) -> None:
+    """Test the difference of two methods on the images that both were evaluated on."""
+    from replication.workflow import compare as comparing
+
+    outcome = comparing.compare(
+        Workspace.open(tier, work, results), a, b, task=task, protocol=protocol, metric=metric
+    )
+    typer.echo(comparing.as_json(outcome) if as_json else comparing.as_text(outcome))
 
 
 @app.command()

@@ -12,12 +12,22 @@ TASKS = {
     "zero_shot_classification": "is the finding there? scored by prompts or queries, nothing is fitted",
     "zero_shot_grounding": "where is it? heat maps against boxes or masks, nothing is fitted",
     "zero_shot_relations": "in which anatomy and on which side? scores of (anatomy, pathology) pairs",
+    "linear_probe": "is the finding there? logistic regression on the frozen trunk, by share of labels",
+    "finetune_classification": "is the finding there? trunk and head trained, by share of labels",
+    "finetune_segmentation": "where is it? trunk and U-Net decoder trained, by share of labels",
+    "finetune_segmentation_frozen": "the same with a frozen trunk",
+    "finetune_segmentation_res_unet": "the same with the decoder of the released code, trunk trained",
+    "finetune_classification_test_selected": "audit: the step is chosen on test images, as released",
+    "finetune_segmentation_test_selected": "audit: the step is chosen on test images, as released",
 }
 TABLES = {
     "zero_shot_classification": "AUC, AP, F1 and accuracy per protocol",
     "zero_shot_per_finding": "AUC per NIH finding",
     "zero_shot_grounding": "pointing game, IoU, Dice, precision, recall and pixel AUC per protocol",
     "zero_shot_relations": "laterality, site and relation AUC",
+    "finetune_classification": "AUC per protocol and share of labels",
+    "linear_probe": "AUC per protocol and share of labels",
+    "finetune_segmentation": "Dice per protocol, share of labels and encoder setting",
 }
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from replication.config import Protocol, RunConfig, TierConfig, load_protocol, load_tier, resolve
 from replication.errors import ConfigError, nearest
-from replication.registry import METHODS, dataset_reader, method_class, names
+from replication.registry import METHODS, method_class, names
+from replication.transfer_config import base_task
 
 RUN_KEY = re.compile(r"(?P<method>[^~.]+)(~(?P<variant>[^.]+))?\.(?P<recipe>[^.]+)\.seed(?P<seed>\d+)")
 
@@ -61,9 +62,32 @@ class Workspace:
     source: str
 
     @classmethod
-    def open(cls, tier: str, work: Path = Path("work"), results: Path = Path("results")) -> Workspace:
-        """The folders of a tier below the two roots."""
+    def open(
+        cls,
+        tier: str,
+        work: Path = Path("work"),
+        results: Path = Path("results"),
+        seeds: Sequence[int] = (),
+    ) -> Workspace:
+        """The folders of a tier below the two roots.
+
+        Args:
+            seeds: of the tier's; empty takes all.
+
+        Raises:
+            ConfigError: no such tier, or a seed is not one of the tier's.
+        """
         config = load_tier(tier)
+        if unknown := set(seeds) - set(config.seeds):
+            raise ConfigError(
+                "The tier has no such seed.",
+                where=f"tier {config.name}",
+                found=sorted(unknown),
+                allowed=list(config.seeds),
+                remedy="name one of these, or add the seed to the tier's file",
+            )
+        if seeds:
+            config = config.model_copy(update={"seeds": tuple(seeds)})
         return cls(config, work / config.name, results / config.name, tier)
 
     def raw(self, dataset: str) -> Path:
@@ -82,6 +106,11 @@ class Workspace:
     def run(self, run: Run) -> Path:
         """Weights and log of a run."""
         return self.work / "runs" / run.key
+
+    @property
+    def label_fractions(self) -> Path:
+        """The drawn orders of patients that label fractions are taken from."""
+        return self.work / "label-fractions"
 
     @property
     def predictions(self) -> Path:
@@ -124,8 +153,19 @@ def datasets(tier: TierConfig) -> list[str]:
     return sorted({tier.pretrain, *(protocol.dataset for protocol in protocols(tier))})
 
 
-def split_rule(tier: TierConfig, dataset: str) -> str:
-    """The split a tier prepares a data set with: that of its protocols, or the reader's default.
+def transfer_protocols(tier: TierConfig, task: str) -> list[Protocol]:
+    """The protocols of a tier under which a task that learns from labels is done."""
+    return [protocol for protocol in protocols(tier) if base_task(task) in protocol.tasks]
+
+
+def transfer_tasks(tier: TierConfig) -> list[str]:
+    """The tasks of a tier that learn from labels and that a protocol of the tier asks for."""
+    asked = tier.transfer.tasks if tier.transfer else ()
+    return [task for task in asked if transfer_protocols(tier, task)]
+
+
+def split_rule(tier: TierConfig, dataset: str) -> str | None:
+    """The split a tier prepares a data set with: that of its protocols; ``None`` is the reader's default.
 
     Raises:
         ConfigError: two protocols of the tier want different splits of one data set.
@@ -137,7 +177,7 @@ def split_rule(tier: TierConfig, dataset: str) -> str:
             found=sorted(wanted),
             remedy="put the protocols into two tiers, or prepare the second split into another folder",
         )
-    return wanted.pop() if wanted else str(dataset_reader(dataset).default_split)
+    return wanted.pop() if wanted else None
 
 
 def run_config(workspace: Workspace, run: Run, data_fingerprint: str = "") -> RunConfig:

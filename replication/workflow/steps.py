@@ -8,13 +8,21 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replication.config import Protocol, RunConfig, load_protocol
-from replication.errors import DataError
-from replication.workflow.plan import Run, Workspace, protocols, run_config, runs, split_rule
+from replication.errors import ConfigError, DataError
+from replication.workflow.plan import (
+    Run,
+    Workspace,
+    protocols,
+    run_config,
+    runs,
+    split_rule,
+    transfer_protocols,
+)
 
 if TYPE_CHECKING:
     from replication.data.batches import PreparedData
@@ -186,6 +194,61 @@ def evaluate_run(
         )
 
 
+def transfer_run(
+    workspace: Workspace,
+    run: Run,
+    task: str,
+    *,
+    fractions: Sequence[float] = (),
+    protocol_ids: Iterable[str] = (),
+    prepared: Path | None = None,
+    threads: int = 1,
+) -> None:
+    """One task that learns from labels, for one run, under the tier's protocols that ask for it.
+
+    Args:
+        fractions: of the labels, instead of the tier's.
+        protocol_ids: protocols instead of the tier's.
+        prepared: folder of the prepared data set, if it is not the tier's own.
+
+    Raises:
+        ConfigError: the tier has no transfer settings, or no protocol asks for the task.
+        DataError: a fraction of the labels lacks a class.
+    """
+    from replication.checkpoints import load_run
+    from replication.data.batches import PreparedData
+    from replication.tasks.results import Folders
+    from replication.tasks.transfer import task_named, transfer
+
+    tier = workspace.tier
+    if tier.transfer is None:
+        raise ConfigError(
+            f"Tier {tier.name} has no settings for tasks that learn from labels.",
+            remedy="add the key transfer to its file",
+        )
+    task_named(task)
+    chosen = [load_protocol(p) for p in protocol_ids] or transfer_protocols(tier, task)
+    if not chosen:
+        raise ConfigError(f"No protocol of tier {tier.name} asks for {task}.", found=list(tier.protocols))
+    method, config = load_run(workspace.run(run), load_text_encoder(workspace, run))
+    for protocol in chosen:
+        transfer(
+            workspace.run(run),
+            method,
+            config,
+            task,
+            protocol,
+            PreparedData.open(prepared or workspace.prepared(protocol.dataset)),
+            tier.transfer,
+            fractions=fractions,
+            folders=Folders(workspace.predictions, workspace.rows),
+            orders=workspace.label_fractions,
+            bootstrap=tier.bootstrap,
+            batch_size=tier.evaluation_batch_size,
+            threads=threads,
+        )
+
+
 def collect_rows(workspace: Workspace, only: Iterable[str] = ()) -> Path:
     """One ``rows.parquet`` of the tier's runs, whatever else lies in the rows folder."""
     from replication.checkpoints import read_run_config
@@ -235,6 +298,7 @@ def snakemake_command(
     cores: int,
     dry_run: bool,
     target: str = "all",
+    seeds: Iterable[int] = (),
 ) -> list[str]:
     """The Snakemake call behind ``replicate run`` and ``replicate search``."""
     import sys
@@ -262,6 +326,7 @@ def snakemake_command(
         f"work={work}",
         f"results={results}",
         f"only={','.join(only)}",
+        f"seeds={','.join(map(str, seeds))}",
     ]
 
 
