@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from replication.knowledge.vocabulary import PATHOLOGIES, anatomy_index
+from replication.knowledge.vocabulary import PATHOLOGIES
 from replication.method import (
     Batch,
     Finding,
@@ -32,15 +32,15 @@ from replication.networks.query_stream import (
     Questions,
     StreamOutput,
     as_tokens,
+    finding_scores,
     initialise,
 )
 from replication.networks.text_book import TextBook, anatomy_texts
 from replication.networks.triplet_losses import (
     NegativeRule,
-    candidate_loss,
     existence_labels,
     existence_loss,
-    prototype_similarity,
+    position_loss,
     sample_negatives,
     sample_positive,
 )
@@ -135,23 +135,18 @@ class MedKLIP(Method):
     def score(self, images: Tensor, findings: Sequence[Finding]) -> Tensor:
         """Probability that a finding is present; the log-score of the relation where an anatomy is asked for.
 
-        A relation's score is the log-softmax, over the 51 anatomies, of the finding's position similarities,
-        plus the log-probability of the finding. The released code scores no relations.
+        See ``finding_scores``. The released code scores no relations.
         """
         questions = self._questions(findings)
         answer, _ = self._answer(images, questions.texts, questions.mask)
         log_present = answer.logits.float().log_softmax(dim=-1)[..., 1]
-        scores = log_present[:, questions.index].exp()
-        asked = [number for number, finding in enumerate(findings) if finding.anatomy]
-        if asked and self.settings.position_weight != 0:
-            pathologies = [questions.index[number] for number in asked]
-            anatomies = [anatomy_index(findings[number].anatomy or "") for number in asked]
+        similarities = None
+        if self.settings.position_weight != 0 and any(finding.anatomy for finding in findings):
             similarities = self.stream.similarities(answer.features, self.anatomy_book.for_scores)
-            relation = similarities.log_softmax(dim=-1)[:, pathologies, anatomies]
-            if self.settings.relation_with_existence:
-                relation = relation + log_present[:, pathologies]
-            scores[:, asked] = relation
-        return scores
+        with_existence = self.settings.relation_with_existence
+        return finding_scores(
+            log_present, similarities, findings, questions.index, with_existence=with_existence
+        )
 
     @torch.no_grad()
     def heatmap(self, images: Tensor, findings: Sequence[Finding]) -> Tensor:
@@ -206,31 +201,6 @@ class MedKLIP(Method):
 
     def _questions(self, findings: Sequence[Finding]) -> Questions:
         return Questions.about(findings, self.pathology_book, tail=self.settings.fibrosis == "tail")
-
-
-def position_loss(
-    similarities: Tensor,
-    cells: Tensor,
-    positive: Tensor | None,
-    negatives: Tensor,
-    valid: Tensor,
-    *,
-    empty: float = 0.0,
-) -> Tensor:
-    """Mean cross-entropy of a present finding's anatomy against sampled others, by plain dot products.
-
-    Args:
-        similarities: ``[B, Q, 51]``, projected query features times the anatomy book.
-        cells: ``[B, Q, 51]`` triplet cells; the mean is over queries with a present one.
-        positive: ``[B, Q]`` index of a present anatomy; ``None`` takes the mean of all present ones.
-        negatives: ``[B, Q, N]`` indices; ``valid``, of the same shape, says which count.
-    """
-    if positive is None:
-        target = prototype_similarity(similarities, cells)
-    else:
-        target = similarities.gather(-1, positive.unsqueeze(-1)).squeeze(-1)
-    others = similarities.gather(-1, negatives)
-    return candidate_loss(target, others, valid, existence_labels(cells).eq(1), empty=empty)
 
 
 def released_keys(ours: Iterable[str]) -> dict[str, str]:

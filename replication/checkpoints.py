@@ -17,7 +17,7 @@ from replication.config import RunConfig, derived_seed, parse
 from replication.errors import CheckpointError
 from replication.knowledge.descriptions import load_descriptions
 from replication.method import Ingredients, Method
-from replication.networks.image_trunk import ResNetTrunk
+from replication.networks.image_trunk import build_trunk
 from replication.networks.key_maps import load_strictly, read_state
 from replication.records import atomic, read_json, write_json
 from replication.registry import method_class
@@ -47,7 +47,7 @@ def build_method(config: RunConfig, text_encoder: nn.Module, label_names: Sequen
     descriptions = load_descriptions(config.text.descriptions)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed("initialisation", "trunk", config.seed))
-        trunk = ResNetTrunk(config.trunk)
+        trunk = build_trunk(config.trunk, config.image_size)
         torch.manual_seed(derived_seed("initialisation", config.method, config.seed))
         return kind.build(settings, Ingredients(trunk, text_encoder, tuple(label_names), descriptions))
 

@@ -12,30 +12,31 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from replication.errors import ConfigError, nearest
+from replication.training_config import AugmentationConfig as AugmentationConfig
+from replication.training_config import OptimiserConfig as OptimiserConfig
+from replication.training_config import Strict as Strict
+from replication.training_config import TrainingConfig as TrainingConfig
+from replication.transfer_config import TransferConfig as TransferConfig
 
 CONFIGS = Path(__file__).parent / "configs"
 
 
-class Strict(BaseModel):
-    """Unknown keys are errors, values are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class TrunkConfig(Strict):
-    """The image trunk: a torchvision ResNet cut after ``last_stage``.
+    """The image trunk: a ResNet cut after ``last_stage``, or CLIP's vision transformer.
 
     Attributes:
-        architecture: torchvision's name.
-        width: channels of the first stage (64 is the published network).
-        last_stage: 3 gives a grid of H/16 (the released code of MeDSLIP and MedKLIP), 4 gives H/32.
-        weights: ``random``, or torchvision's weights by name (``IMAGENET1K_V1``), or a local file.
+        architecture: torchvision's name; ``clip-resnet50`` and ``clip-vit-b32`` are CLIP's image towers.
+        width: channels of the first stage; of a head in the vision transformer. 64 is the published network.
+        last_stage: 3 gives a grid of H/16 (the released code of MeDSLIP and MedKLIP), 4 gives H/32; the
+            vision transformer has no stages.
+        weights: ``random``, or weights by name (torchvision's, e.g. ``IMAGENET1K_V1``; ``OPENAI`` for CLIP's
+            towers), or a local file.
     """
 
-    architecture: Literal["resnet18", "resnet34", "resnet50"] = "resnet50"
+    architecture: Literal["resnet18", "resnet34", "resnet50", "clip-resnet50", "clip-vit-b32"] = "resnet50"
     width: int = 64
     last_stage: Literal[3, 4] = 3
     weights: str = "random"
@@ -60,67 +61,6 @@ class TextConfig(Strict):
     vocabulary_size: int = 2000
     epochs: int = 5
     seed: int = 0
-
-
-class AugmentationConfig(Strict):
-    """Training augmentation, applied to uint8 images of the cache.
-
-    Attributes:
-        kind: ``released`` is RandomResizedCrop + flip + RandAugment of the released code (per image, CPU);
-            ``batched`` is one affine warp with brightness and contrast jitter for the whole batch.
-        crop_scale: smallest and largest share of the image's area that a crop keeps.
-        hflip: what a horizontal flip does to lateral labels: ``off`` never flips, ``keep_labels`` flips and
-            leaves labels as they are (released code, audit P7), ``swap_labels`` also swaps left and right.
-        autocontrast, sharpness: behaviour of the two RandAugment operations (audit P8, P9).
-        rotation: largest angle in degrees. translation: share of the side. jitter: brightness and contrast.
-    """
-
-    kind: Literal["released", "batched"] = "batched"
-    crop_scale: tuple[float, float] = (0.8, 1.0)
-    hflip: Literal["off", "keep_labels", "swap_labels"] = "off"
-    autocontrast: Literal["albef_bug", "pil"] = "pil"
-    sharpness: Literal["wrap", "clip"] = "clip"
-    rotation: float = 8.0
-    translation: float = 0.04
-    jitter: float = 0.2
-
-
-class OptimiserConfig(Strict):
-    """AdamW or Adam with a cosine schedule.
-
-    Attributes:
-        warmup: ``epochs`` warms up linearly over ``warmup_epochs``; ``iters_in_epoch0`` is the released
-            schedule, stepped every 100 iterations of the first epoch (audit P10); ``none``.
-    """
-
-    name: Literal["adamw", "adam"] = "adamw"
-    lr: float = 1.0e-4
-    min_lr: float = 1.0e-5
-    warmup_lr: float = 1.0e-5
-    warmup: Literal["epochs", "iters_in_epoch0", "none"] = "epochs"
-    warmup_epochs: float = 1.0
-    schedule: Literal["cosine", "constant", "plateau"] = "cosine"
-    weight_decay: float = 0.02
-    clip_norm: float | None = None
-
-
-class TrainingConfig(Strict):
-    """How long and how a run trains.
-
-    Attributes:
-        batch_size: images per optimiser step, over all processes and accumulation steps.
-        accumulation: micro-batches per optimiser step.
-        select: which weights are kept: those of the ``last`` epoch, or the epoch of ``best_val`` loss.
-        precision: ``bf16`` runs the forward pass under autocast.
-    """
-
-    epochs: int = 100
-    batch_size: int = 64
-    accumulation: int = 1
-    precision: Literal["fp32", "bf16"] = "fp32"
-    select: Literal["last", "best_val"] = "best_val"
-    optimiser: OptimiserConfig = OptimiserConfig()
-    augmentation: AugmentationConfig = AugmentationConfig()
 
 
 class RunConfig(Strict):
@@ -194,6 +134,11 @@ class Protocol(Strict):
         """The id with ``--`` for ``/``, for file names."""
         return self.id.replace("/", "--")
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what decides numbers; prose and the list of tasks do not."""
+        return digest(self.model_copy(update={"description": "", "source": "", "tasks": ()}))
+
 
 class PhantomSize(Strict):
     """How many phantom patients each data set gets."""
@@ -230,6 +175,7 @@ class TierConfig(Strict):
         tuned: training settings of single methods, chosen for this tier on validation data.
         seeds, methods, recipe, variants: the grid of runs; a variant is written ``medslip/no-protocl``.
         pretrain: data set of pre-training. protocols: ids of what is evaluated.
+        transfer: the tasks that learn from labels; ``null`` where the tier has none.
         threads: torch threads per job.
         notebooks: which notebooks are executed.
     """
@@ -250,6 +196,7 @@ class TierConfig(Strict):
     methods: tuple[str, ...]
     variants: tuple[str, ...] = ()
     protocols: tuple[str, ...]
+    transfer: TransferConfig | None = None
     threads: int = 1
     evaluation_batch_size: int = 128
     bootstrap: int = 1000

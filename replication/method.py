@@ -23,11 +23,13 @@ class ImageTrunk(nn.Module, ABC):
         channels: C of the last feature map.
         stride: input pixels per cell of the last feature map.
         stage_channels: channels of the feature maps that ``stages`` returns.
+        weights: where its initial weights are from, in the words of ``TrunkConfig.weights``.
     """
 
     channels: int
     stride: int
     stage_channels: tuple[int, ...]
+    weights: str = "random"
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:

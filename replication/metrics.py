@@ -63,6 +63,18 @@ def roc_auc(labels: NDArray[Any], scores: NDArray[Any]) -> float:
     return float(roc_auc_draws(labels, scores, Resampling.none(len(labels)))[0])
 
 
+def mean_roc_auc(labels: NDArray[Any], scores: NDArray[Any]) -> float:
+    """Mean area under the ROC curve over columns, ``[N, F]`` each; NaN if no column has both classes.
+
+    Args:
+        labels: 0 or 1; below 0 unknown, left out.
+    """
+    columns = zip(labels.T, scores.T, strict=True)
+    found = [roc_auc(known[known >= 0], values[known >= 0]) for known, values in columns]
+    defined = [value for value in found if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")
+
+
 def average_precision(labels: NDArray[Any], scores: NDArray[Any]) -> float:
     """Average precision; NaN without a positive."""
     return float(average_precision_draws(labels, scores, Resampling.none(len(labels)))[0])

@@ -154,6 +154,12 @@ def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
     return table
 
 
+def result_name(task: str, protocol_id: str, label_fraction: float = 0.0) -> str:
+    """File name of predictions and of rows, e.g. ``linear_probe.nih-cxr14--phantom--v1.f0.01.parquet``."""
+    fraction = f".f{label_fraction:g}" if label_fraction else ""
+    return f"{task}.{protocol_id.replace('/', '--')}{fraction}.parquet"
+
+
 def read_metadata(path: Path) -> dict[str, Any]:
     """What a Parquet file of ours says about its making; empty if there is no such (readable) file."""
     try:

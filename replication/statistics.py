@@ -1,8 +1,7 @@
-"""Uncertainty of measured numbers: patient-cluster bootstrap, intervals, means over seeds, differences.
+"""Uncertainty of measured numbers: patient-cluster bootstrap, intervals, means over seeds.
 
 Every function works on *draws*: an array with one value of a metric per bootstrap resample. Two runs that are
-resampled with the same ``Resampling`` have paired draws, so their difference can be tested draw by draw.
-Tests that need no resampling (DeLong, Holm) belong here too.
+resampled with the same ``Resampling`` have paired draws; ``replication.comparison`` tests their difference.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -106,48 +106,66 @@ class Estimate(NamedTuple):
     upper: float
 
 
+class SeedVariance(NamedTuple):
+    """How much a mean over S training seeds varies because of the choice of seeds.
+
+    Attributes:
+        total: variance of the seeds' values over S.
+        of_patients: the part of it that the test patients cause; the bootstrap over patients has it already.
+        freedom: degrees of freedom of ``total``, S - 1.
+    """
+
+    total: float
+    of_patients: float
+    freedom: int
+
+    @classmethod
+    def of(cls, values: NDArray[Any], draws: NDArray[Any]) -> SeedVariance:
+        """From the metric of each seed ``[S]`` and its bootstrap draws ``[S, R]``; at least two seeds."""
+        count = len(values)
+        deviations = draws - draws.mean(axis=0)
+        of_patients = deviations.var(axis=1, ddof=1).sum() / (count - 1)
+        return cls(float(np.var(values, ddof=1)) / count, float(of_patients) / count, count - 1)
+
+    @property
+    def own(self) -> float:
+        """What the seeds add to the variance over patients."""
+        return max(0.0, self.total - self.of_patients)
+
+
+def degrees_of_freedom(variance: float, seeds: Sequence[SeedVariance]) -> float:
+    """Of a variance that holds those of seeds (Satterthwaite, Biometrics Bulletin 2, 1946).
+
+    Test patients are taken as many. The variance of the seeds counts in full, because that of the patients is
+    subtracted from it and not known better.
+    """
+    squares = sum(part.total**2 / part.freedom for part in seeds)
+    return variance**2 / squares if squares > 0 else float("inf")
+
+
 def hierarchical_mean(
-    values: Sequence[float] | NDArray[Any], draws: NDArray[Any], seed: int, level: float = 0.95
+    values: Sequence[float] | NDArray[Any], draws: NDArray[Any], *, level: float = 0.95
 ) -> Estimate:
     """Mean over training seeds; its interval covers the choice of seeds and of patients.
 
-    In each resample the seeds are drawn with replacement, and each contributes its own bootstrap draw of
-    that resample, so the patients are the same for all seeds.
+    The two levels of a hierarchical bootstrap, the upper one in closed form: seeds drawn with replacement
+    from three that differ much would give intervals that cover 70 % instead of 95 %. The variance is that of
+    the mean's draws, over patients, plus what the seeds add to it; the interval is that of Student's t, so
+    that it is wide where seeds are few. Simulated intervals for 3 seeds cover 92 to 97 %, for 2 seeds 91 to
+    95 % (``tests/test_comparison_coverage.py``). One seed has the percentile interval over patients.
 
     Args:
-        values: ``[S]`` the metric of each seed. draws: ``[S, R]`` its bootstrap draws.
+        values: ``[S]`` the metric of each seed. draws: ``[S, R]`` its bootstrap draws; the resamples are the
+            same for all seeds.
     """
-    count, resamples = draws.shape
-    chosen = np.random.default_rng(seed).integers(0, count, size=(count, resamples))
-    means = np.take_along_axis(np.asarray(draws, dtype=np.float64), chosen, axis=0).mean(axis=0)
-    return Estimate(float(np.mean(values)), *percentile_interval(means, level))
-
-
-class Difference(NamedTuple):
-    """A minus B: interval, and two-sided p value of no difference."""
-
-    value: float
-    lower: float
-    upper: float
-    p_value: float
-
-
-def paired_difference(
-    value_a: float,
-    draws_a: NDArray[Any],
-    value_b: float,
-    draws_b: NDArray[Any],
-    level: float = 0.95,
-) -> Difference:
-    """Paired bootstrap: A minus B on the same resamples ``[R]``.
-
-    The p value is twice the share of resamples on the far side of zero, counted with the sample itself so
-    that it is never 0 (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 4.2).
-    """
-    differences = draws_a - draws_b
-    differences = differences[np.isfinite(differences)]
-    if not len(differences):
-        return Difference(value_a - value_b, float("nan"), float("nan"), float("nan"))
-    beyond = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
-    p_value = min(1.0, 2 * (beyond + 1) / (len(differences) + 1))
-    return Difference(value_a - value_b, *percentile_interval(differences, level), p_value)
+    values, draws = np.asarray(values, dtype=np.float64), np.asarray(draws, dtype=np.float64)
+    value = float(values.mean())
+    if len(values) == 1:
+        return Estimate(value, *percentile_interval(draws[0], level))
+    draws = draws[:, np.isfinite(draws).all(axis=0)]
+    if draws.shape[1] < 2:
+        return Estimate(value, float("nan"), float("nan"))
+    seeds = SeedVariance.of(values, draws)
+    variance = float(draws.mean(axis=0).var(ddof=1)) + seeds.own
+    half = float(stats.t.ppf((1 + level) / 2, degrees_of_freedom(variance, [seeds]))) * variance**0.5
+    return Estimate(value, value - half, value + half)

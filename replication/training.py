@@ -47,7 +47,8 @@ def pretrain(
 
     Writes ``config.json``, ``log.jsonl`` (one line per epoch and per ``log_every`` steps),
     ``weights.safetensors`` and, last, ``done.json``; ``resume/`` exists while the run is unfinished. A folder
-    that holds the run of another configuration is set aside, not overwritten.
+    that holds the run of another configuration is set aside, not overwritten. The run of a method without a
+    trainable weight is finished at once, without a log: no image is read.
 
     Args:
         data: the prepared pre-training set; trained on its ``train`` split, validated on ``val``.
@@ -134,19 +135,28 @@ class _Run:
             if group["params"]
         ]
         self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
-        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[training.optimiser.name]
-        self.objective, self.optimiser = self.accelerator.prepare(
-            Objective(self.method, training.precision), kind(groups, lr=training.optimiser.lr, fused=True)
-        )
+        self.epochs = training.epochs if self.parameters else 0
         self.position = Position()
+        if self.parameters:
+            kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[training.optimiser.name]
+            self.objective, self.optimiser = self.accelerator.prepare(
+                Objective(self.method, training.precision), kind(groups, lr=training.optimiser.lr, fused=True)
+            )
 
     def train(self, progress: bool) -> None:
         """All epochs that are left, then the files of a finished run."""
+        if self.parameters:
+            self._all_epochs(progress)
+        if self.main:
+            self._finish()
+        self.accelerator.wait_for_everyone()
+
+    def _all_epochs(self, progress: bool) -> None:
         self.position = self.folder.load_state(self.method, self.optimiser)
         if self.main:
             self.folder.cut_log(self.position)
         with tqdm(
-            total=self.config.training.epochs * self.steps * self.batch_size,
+            total=self.epochs * self.steps * self.batch_size,
             initial=self.position.images,
             unit="img",
             unit_scale=True,
@@ -156,11 +166,8 @@ class _Run:
             mininterval=0.5,
             dynamic_ncols=True,
         ) as bar:
-            for epoch in range(self.position.epoch, self.config.training.epochs):
+            for epoch in range(self.position.epoch, self.epochs):
                 self._epoch(epoch, bar)
-        if self.main:
-            self._finish()
-        self.accelerator.wait_for_everyone()
 
     def _epoch(self, epoch: int, bar: tqdm[Any]) -> None:
         position, training = self.position, self.config.training
@@ -294,15 +301,15 @@ class _Run:
 
     def _finish(self) -> None:
         training, position = self.config.training, self.position
-        selected = training.epochs - 1
-        if training.select == "best_val":
+        selected = self.epochs - 1
+        if self.epochs and training.select == "best_val":
             selected = position.best_epoch
             load_weights(self.method, self.folder.best)
         done = {
-            "selected_epoch": selected,
+            "selected_epoch": selected if self.epochs else None,
             "validation_loss": position.validation[selected] if position.validation else None,
-            "epochs": training.epochs,
-            "steps": training.epochs * self.steps,
+            "epochs": self.epochs,
+            "steps": self.epochs * self.steps,
             "images": position.images,
             "wall_seconds": round(position.seconds, 3),
             "images_per_second": position.images_per_second,

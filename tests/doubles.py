@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from functools import cache
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, CLIPTokenizer, PreTrainedTokenizerFast
 
 from replication.config import TrunkConfig
 from replication.knowledge.descriptions import DESCRIPTIONS, EXTRA_DESCRIPTIONS
@@ -61,6 +62,22 @@ def text_encoder(width: int = 32, layers: int = 2, seed: int = 0) -> TextEncoder
         torch.manual_seed(seed)
         model = BertModel(config, add_pooling_layer=False)
     return TextEncoder(model.eval(), fast, "double")
+
+
+@cache
+def _clip_tokenizer() -> tempfile.TemporaryDirectory[str]:
+    """Bytes, bytes that end a word, start and end of a text; the folder goes with the process."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    folder = tempfile.TemporaryDirectory(prefix="clip-tokenizer-")
+    tokenizer = CLIPTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, merges=[])
+    tokenizer.save_pretrained(folder.name)
+    return folder
+
+
+def clip_tokenizer() -> str:
+    """Folder of a tokeniser like CLIP's that knows no pieces longer than a byte."""
+    return _clip_tokenizer().name
 
 
 def trunk(width: int = 8, last_stage: int = 3) -> ImageTrunk:

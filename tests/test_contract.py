@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from doubles import REPORTS, batch, ingredients
+from doubles import REPORTS, batch, clip_tokenizer, ingredients
 from safetensors.torch import load_file, save_file
 
 from replication.config import TierConfig, load_recipes, resolve
@@ -29,6 +29,7 @@ SCALE = {
     "feedforward": 32,
     "projection_dim": 16,
     "dropout": 0.0,
+    "tokenizer": clip_tokenizer(),
 }
 TIER = TierConfig(
     name="test", description="", image_size=64, methods=(), protocols=(), notebooks=(), scale=SCALE
@@ -46,7 +47,19 @@ def settings(name: str, recipe: str = "matched", **scale: object) -> Settings:
 
 def make(name: str, recipe: str = "matched", seed: int = 0, **scale: object) -> Method:
     torch.manual_seed(seed)
-    return method_class(name).build(settings(name, recipe, **scale), ingredients())
+    parts = ingredients()
+    if name == "imagenet":
+        parts.trunk.weights = "IMAGENET1K_V1"  # random ones in their stead: nothing is downloaded here
+    return method_class(name).build(settings(name, recipe, **scale), parts)
+
+
+def differentiate(model: Method, total: torch.Tensor) -> None:
+    """Backward; a reference without supervision has a loss of zero and nothing to differentiate."""
+    if model.supervision == "none":
+        assert total.item() == 0
+        assert not total.requires_grad
+    else:
+        total.backward()
 
 
 @every_method
@@ -88,11 +101,25 @@ def test_scores_and_maps_have_their_shapes(name: str, recipe: str) -> None:
 
 
 @every_method
+def test_a_method_can_learn_unless_it_has_nothing_to_learn_from(name: str) -> None:
+    model = make(name).train()
+    can_learn = any(parameter.requires_grad for parameter in model.parameters())
+    assert can_learn == (model.supervision != "none")
+    assert any(group["params"] for group in model.parameter_groups(0.02)) == can_learn
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    outcome = model.loss(batch())
+    assert outcome.total.requires_grad == can_learn
+    if not can_learn:
+        assert outcome.total.item() == 0
+        assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@every_method
 def test_every_trainable_parameter_learns_and_the_batch_stays(name: str) -> None:
     model, data = make(name, dropout=0.1).train(), batch()
     copy = dataclasses.replace(data, images=data.images.clone(), triplets=data.triplets.clone())
     outcome = model.loss(data)
-    outcome.total.backward()
+    differentiate(model, outcome.total)
     assert outcome.total.ndim == 0
     assert torch.isfinite(outcome.total)
     assert all(value.ndim == 0 and not value.requires_grad for value in outcome.parts.values())
@@ -111,7 +138,7 @@ def test_bf16_autocast_agrees_with_fp32(name: str) -> None:
     full = model.loss(data).total
     with torch.autocast("cpu", torch.bfloat16):
         half = model.loss(data).total
-    half.backward()
+    differentiate(model, half)
     assert half.item() == pytest.approx(full.item(), rel=0.1)
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
@@ -119,6 +146,9 @@ def test_bf16_autocast_agrees_with_fp32(name: str) -> None:
 @every_method
 def test_the_loss_falls_on_one_batch(name: str) -> None:
     model, data = make(name).train(), batch(8)
+    if model.supervision == "none":
+        differentiate(model, model.loss(data).total)
+        return
     optimiser = torch.optim.AdamW(model.parameter_groups(0.0), lr=3e-3)
     history = []
     for _ in range(20):
@@ -155,9 +185,9 @@ def test_steps_repeat(name: str) -> None:
     for _ in range(2):
         model, data = make(name, dropout=0.2).train(), batch()
         outcome = model.loss(data)
-        outcome.total.backward()
-        norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
-        outcomes.append((outcome.total.item(), norm.item()))
+        differentiate(model, outcome.total)
+        norms = [p.grad.norm().item() for p in model.parameters() if p.grad is not None]
+        outcomes.append((outcome.total.item(), norms))
     assert outcomes[0] == outcomes[1]
 
 
@@ -172,7 +202,7 @@ def test_a_batch_with_nothing_to_learn_from(name: str) -> None:
     )
     model = make(name).train()
     outcome = model.loss(empty)
-    outcome.total.backward()
+    differentiate(model, outcome.total)
     assert outcome.total.item() == 0
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 

@@ -136,6 +136,28 @@ def test_a_finished_run_is_not_computed_again(undisturbed: Path, monkeypatch: py
     assert before == {p.name: p.stat().st_mtime_ns for p in undisturbed.iterdir() if p.name != ".lock"}
 
 
+def test_a_method_without_a_trainable_weight_is_finished_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unread(*_: object, **__: object) -> None:
+        raise AssertionError("an image was read")
+
+    monkeypatch.setattr(PreparedData, "batch", unread)
+    config = doubles.run_config(epochs=3, select="best_val")
+    config = config.model_copy(update={"method": "baselines.random:Random"})
+    weights = train(config, tmp_path)
+    done = json.loads((tmp_path / "done.json").read_text())
+    assert (done["epochs"], done["steps"], done["images"]) == (0, 0, 0)
+    assert (done["trainable_parameters"], done["selected_epoch"]) == (0, None)
+    assert done["parameters"] > 0
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != ".lock") == [
+        *("config.json", "done.json", "weights.safetensors")
+    ]
+    method, _ = load_run(tmp_path, TEXT)
+    assert_equal(dict(method.state_dict()), weights)
+    assert_equal(dict(build_method(config, TEXT, DATA.label_names).state_dict()), weights)
+
+
 def test_another_configuration_sets_the_old_run_aside(tmp_path: Path) -> None:
     out = tmp_path / "run"
     first = train(doubles.run_config(epochs=1, select="last"), out)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from replication.config import AugmentationConfig
 from replication.data.randaugment import rand_augment
+from replication.errors import ConfigError
 from replication.knowledge.vocabulary import ANATOMIES, anatomy_index, mirrored
 
 LUNG_FIELD = (0.40, 0.33)
@@ -40,6 +41,26 @@ def augment(images: NDArray[np.uint8], config: AugmentationConfig, seed: int) ->
     if config.kind == "batched":
         return _batched(images, config, np.random.default_rng([seed, 0xA06]))
     return _released(images, config, seed)
+
+
+def augment_pairs(
+    images: NDArray[np.uint8], masks: NDArray[np.uint8], config: AugmentationConfig, seed: int
+) -> tuple[Tensor, NDArray[np.uint8]]:
+    """Augment images ``[B, S, S]`` and move their masks ``[B, S, S]`` with them.
+
+    What comes into view from outside the image belongs to no mask.
+
+    Raises:
+        ConfigError: the kind of augmentation does not say where pixels go.
+    """
+    if config.kind != "batched":
+        raise ConfigError(
+            "Masks can only follow the augmentation 'batched'.", found=config.kind, allowed="batched"
+        )
+    rng = np.random.default_rng([seed, 0xA06])
+    maps, _ = affine_maps(len(images), config, rng)
+    moved = _warp(masks, maps, cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP, cv2.BORDER_CONSTANT)
+    return _jitter(_warp(images, maps, _WARP, cv2.BORDER_REPLICATE), config, rng), moved
 
 
 def mirror_triplets(triplets: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -118,18 +139,26 @@ def affine_maps(
 
 def _batched(images: NDArray[np.uint8], config: AugmentationConfig, rng: np.random.Generator) -> Augmented:
     """One affine resampling (bilinear, borders repeated), then contrast and brightness."""
-    count, size = len(images), images.shape[-1]
-    maps, flipped = affine_maps(count, config, rng)
+    maps, flipped = affine_maps(len(images), config, rng)
+    return Augmented(_jitter(_warp(images, maps, _WARP, cv2.BORDER_REPLICATE), config, rng), flipped)
+
+
+def _warp(images: NDArray[np.uint8], maps: NDArray[np.float64], flags: int, border: int) -> NDArray[np.uint8]:
+    size = images.shape[-1]
     warped = np.empty_like(images)
     # OpenCV image by image takes a third of the time of one grid_sample over the batch on a CPU core.
     for image, matrix, result in zip(images, _in_pixels(maps, size), warped, strict=True):
-        cv2.warpAffine(image, matrix, (size, size), result, _WARP, cv2.BORDER_REPLICATE)
-    jitter = rng.uniform(1 - config.jitter, 1 + config.jitter, (2, count)).astype(np.float32)
-    contrast, brightness = (torch.from_numpy(factor)[:, None, None] for factor in jitter)
-    pixels = torch.from_numpy(warped).float()
+        cv2.warpAffine(image, matrix, (size, size), result, flags, border)
+    return warped
+
+
+def _jitter(images: NDArray[np.uint8], config: AugmentationConfig, rng: np.random.Generator) -> Tensor:
+    """Contrast about each image's mean, and brightness: float32 in 0..255."""
+    drawn = rng.uniform(1 - config.jitter, 1 + config.jitter, (2, len(images))).astype(np.float32)
+    contrast, brightness = (torch.from_numpy(factor)[:, None, None] for factor in drawn)
+    pixels = torch.from_numpy(images).float()
     mean = pixels.mean(dim=(1, 2), keepdim=True)
-    pixels.sub_(mean).mul_(contrast * brightness).add_(mean * brightness).clamp_(0, 255)
-    return Augmented(pixels, flipped)
+    return pixels.sub_(mean).mul_(contrast * brightness).add_(mean * brightness).clamp_(0, 255)
 
 
 def _in_pixels(maps: NDArray[np.float64], size: int) -> NDArray[np.float64]:

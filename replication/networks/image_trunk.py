@@ -1,4 +1,4 @@
-"""The image trunk shared by all methods: a ResNet of any width, cut after its third or fourth stage."""
+"""The image trunk shared by all methods: a ResNet of any width cut after stage 3 or 4, or a tower of CLIP."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 from replication.config import TrunkConfig
 from replication.errors import CheckpointError, ConfigError, nearest
 from replication.method import ImageTrunk
+from replication.networks.clip_trunk import clip_trunk
 from replication.networks.key_maps import load_strictly, read_state
 
 _LAYOUTS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
@@ -20,6 +21,20 @@ _LAYOUTS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]]
     "resnet34": (BasicBlock, (3, 4, 6, 3)),
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
 }
+
+
+def build_trunk(config: TrunkConfig, image_size: int) -> ImageTrunk:
+    """The trunk that a configuration names, its random weights drawn from torch's generator.
+
+    Args:
+        image_size: side of the images in pixels; a vision transformer accepts no others.
+
+    Raises:
+        ConfigError, CheckpointError: the weights cannot be had or do not fit.
+    """
+    if config.architecture.startswith("clip-"):
+        return clip_trunk(config, image_size)
+    return ResNetTrunk(config)
 
 
 class ResNetTrunk(ImageTrunk):
@@ -52,6 +67,7 @@ class ResNetTrunk(ImageTrunk):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.weights = config.weights
         if config.weights != "random":
             _load_weights(self, config)
 

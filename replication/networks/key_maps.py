@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -71,6 +71,24 @@ def _unwrap(content: object, path: Path) -> tuple[dict[str, Tensor], dict[str, s
     return {str(key)[len(prefix) :]: value for key, value in content.items()}, ignored
 
 
+def _join(content: object, path: Path, entries: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of several entries by ``<entry>.<key>``, and the other entries with a reason."""
+    found = dict(content) if isinstance(content, Mapping) else {}
+    missing = [entry for entry in entries if not isinstance(found.get(entry), Mapping)]
+    if missing:
+        raise CheckpointError(
+            "The checkpoint lacks entries.",
+            where=path,
+            found=f"no state_dict under {', '.join(missing)}",
+            allowed=", ".join(entries),
+            remedy="give the file as the released training code writes it",
+        )
+    state = {
+        f"{entry}.{key}": value for entry in entries for key, value in _unwrap(found[entry], path)[0].items()
+    }
+    return state, {str(key): "state of the training run" for key in found if key not in entries}
+
+
 def trunk_keys(ours: Iterable[str], released_prefix: str = "res_features.") -> dict[str, str]:
     """Released key -> our key for a ResNet stored as a plain list of torchvision's children.
 
@@ -84,19 +102,52 @@ def trunk_keys(ours: Iterable[str], released_prefix: str = "res_features.") -> d
     return keys
 
 
+def module_keys(ours: Iterable[str], modules: Mapping[str, str]) -> dict[str, str]:
+    """Released key -> our key, where modules differ in name only; ``modules``: released name -> our name."""
+    own = list(ours)
+    return {
+        theirs + key.removeprefix(mine): key
+        for theirs, mine in modules.items()
+        for key in own
+        if key == mine or key.startswith(f"{mine}.")
+    }
+
+
 def load_released(
-    model: nn.Module, path: Path, keys: Mapping[str, str], derived: Iterable[str] = ()
+    model: nn.Module,
+    path: Path,
+    keys: Mapping[str, str],
+    derived: Iterable[str] = (),
+    *,
+    unused: Mapping[str, str] | None = None,
+    entries: Sequence[str] = (),
+    convert: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
 ) -> ImportReport:
     """Load an authors' checkpoint into ``model``: every key of ``keys`` exactly once, nothing else.
 
     Args:
         keys: released key -> our key; two released keys may share one of ours if their tensors are equal.
         derived: our keys that a checkpoint does not hold because they are computed (text books).
+        unused: prefix of released keys that carry no weights of the method -> the reason; they are ignored
+            where ``keys`` does not name them, and may be absent.
+        entries: entries of the file that hold one state_dict each; the released keys then start with the
+            name of their entry (``image_encoder.conv1.weight``). Without any, see ``read_state``.
+        convert: released key -> how its tensor becomes ours, where the layout differs (a 1x1 convolution
+            that is a linear layer here).
 
     Raises:
         CheckpointError: a key is missing, left over or of another shape. The model is then unchanged.
     """
-    state, ignored = _unwrap(_read(path), path)
+    content = _read(path)
+    state, ignored = _join(content, path, entries) if entries else _unwrap(content, path)
+    for key in sorted(set(state) - set(keys)):
+        reasons = [reason for prefix, reason in (unused or {}).items() if key.startswith(prefix)]
+        if reasons:
+            ignored[key] = reasons[0]
+            del state[key]
+    for key, change in (convert or {}).items():
+        if key in state:
+            state[key] = change(state[key])
     load_strictly(model, state, keys, where=path, derived=derived)
     return ImportReport(mapped=dict(keys), ignored=ignored)
 

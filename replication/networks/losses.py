@@ -17,6 +17,7 @@ def info_nce(
     image_weight: float = 0.5,
     keep: Tensor | None = None,
     same: Tensor | None = None,
+    normalise: bool = True,
 ) -> Tensor:
     """Symmetric contrastive loss of B image-text pairs on cosine similarity, over all processes.
 
@@ -26,13 +27,15 @@ def info_nce(
         image_weight: weight of image-to-text; text-to-image has the rest.
         keep: ``[B]`` bool, which pairs count; the others are neither anchors nor negatives.
         same: ``[B]`` integers; pairs of one number are not each other's negatives.
+        normalise: false compares by plain dot products.
 
     Returns:
         Scalar: the weighted mean cross-entropies; 0 where no pair counts.
     """
     with torch.autocast(images.device.type, enabled=False):
-        v = functional.normalize(gather(images.float()), dim=-1)
-        u = functional.normalize(gather(texts.float()), dim=-1)
+        v, u = gather(images.float()), gather(texts.float())
+        if normalise:
+            v, u = functional.normalize(v, dim=-1), functional.normalize(u, dim=-1)
         logits = v @ u.T / temperature
         matched = logits.diagonal()
         blocked = torch.zeros_like(logits, dtype=torch.bool)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from replication.errors import ConfigError
 from replication.knowledge.prompts import Polarity, Style, prompts
 from replication.method import Finding, HeatmapKind, Method, Settings
 from replication.networks.text_tower import mean_direction, spread
@@ -38,6 +39,9 @@ class PromptMethod(Method):
     A subclass answers ``image_features``, ``cell_features`` and ``text_features``, none of them normalised;
     score and heat map follow from these. Prompts are encoded once in evaluation mode and remembered until the
     mode or the weights change.
+
+    Raises:
+        ConfigError: on scoring, if the prompts have none that deny a finding and the score needs them.
     """
 
     heatmap_kind: ClassVar[HeatmapKind] = "post hoc"
@@ -90,7 +94,15 @@ class PromptMethod(Method):
         known = {} if self.training else self._directions
         new = [finding for finding in dict.fromkeys(findings) if (finding, polarity) not in known]
         if new:
-            texts = [prompts(finding, polarity, self.prompt_settings.prompts) for finding in new]
+            chosen = self.prompt_settings
+            texts = [prompts(finding, polarity, chosen.prompts) for finding in new]
+            if not all(texts):
+                raise ConfigError(
+                    "This set of prompts cannot say that a finding is absent.",
+                    where=f"{self.name}, model.prompts",
+                    found=chosen.prompts,
+                    remedy="score: cosine, or other prompts",
+                )
             features = self.text_features([text for ensemble in texts for text in ensemble]).float()
             for finding, part in zip(new, spread([len(ensemble) for ensemble in texts]), strict=True):
                 known[finding, polarity] = self._direction(features[part])

@@ -10,6 +10,9 @@ from torch.nn import functional
 
 from replication.networks.dropout import Dropout
 
+_LARGE = 2**17
+"""Entries of a head's attention matrix from which on it is not written out on a CPU."""
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -53,7 +56,8 @@ class Attention(nn.Module):
         Args:
             batch: repeat the attention of a single query set for this many images, so that each image has
                 its own dropout; used for the layer whose input is the same for all images.
-            mask: ``[Q, K]`` bool, True where looking is allowed.
+            mask: bool, True where looking is allowed; ``[Q, K]``, or anything that broadcasts to
+                ``[B, heads, Q, K]``.
             want_maps: also return the attention averaged over heads, ``[B, Q, K]``.
         """
         width = query.shape[-1]
@@ -67,10 +71,17 @@ class Attention(nn.Module):
             k, v = (self._split(part) for part in projected.chunk(2, dim=-1))
         # Written out because its backward pass is twice as fast as that of the fused kernel in bf16 on
         # a CPU, and because the fused kernel gives no maps; on a GPU the fused one is used where it can be.
+        # A CPU profits where a head's matrix is so large that reading and writing it takes the time, and
+        # there float32 is the faster type.
         if q.is_cuda and not want_maps and batch is None:
             q = q.expand(k.shape[0], -1, -1, -1)
             rate = self.dropout.rate if self.training else 0.0
             mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate)
+            return self._merge(mixed), None
+        if q.shape[2] * k.shape[2] > _LARGE and not (want_maps or self.dropout.active):
+            with torch.autocast(q.device.type, enabled=False):
+                q, k, v = q.expand(k.shape[0], -1, -1, -1).float(), k.float(), v.float()
+                mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
             return self._merge(mixed), None
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
         if mask is not None:
@@ -90,28 +101,40 @@ class Attention(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention among queries, cross-attention to patches, feed-forward; normalised before each."""
+    """Self-attention among queries (can be left out), cross-attention to patches, feed-forward; normalised
+    before each.
+    """
 
-    def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
+    def __init__(
+        self, width: int, heads: int, feedforward: int, dropout: float, self_attention: bool = True
+    ) -> None:
         super().__init__()
-        self.self_attn = Attention(width, heads, dropout)
+        self.self_attn = Attention(width, heads, dropout) if self_attention else None
         self.multihead_attn = Attention(width, heads, dropout)
         self.linear1 = nn.Linear(width, feedforward)
         self.linear2 = nn.Linear(feedforward, width)
-        self.norm1 = nn.LayerNorm(width)
+        self.norm1 = nn.LayerNorm(width) if self_attention else None
         self.norm2 = nn.LayerNorm(width)
         self.norm3 = nn.LayerNorm(width)
         self.dropout = Dropout(dropout)
 
     def forward(
-        self, y: Tensor, memory: Tensor, *, mask: Tensor | None, want_maps: bool
+        self,
+        y: Tensor,
+        memory: Tensor,
+        *,
+        mask: Tensor | None,
+        want_maps: bool,
+        memory_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Queries ``[b, Q, d]`` (b is B, or 1 where all images share them), patches ``[B, K, d]``."""
-        # With dropout every image must get draws of its own, so the shared queries are repeated here.
-        own_draws = memory.shape[0] if y.shape[0] == 1 and self.dropout.active else None
-        mixed, _ = self.self_attn(self.norm1(y), batch=own_draws, mask=mask)
-        y = y + self.dropout(mixed)
-        mixed, maps = self.multihead_attn(self.norm2(y), memory, want_maps=want_maps)
+        if self.self_attn is not None and self.norm1 is not None:
+            # With dropout every image must get draws of its own, so the shared queries are repeated here.
+            own_draws = memory.shape[0] if y.shape[0] == 1 and self.dropout.active else None
+            mixed, _ = self.self_attn(self.norm1(y), batch=own_draws, mask=mask)
+            y = y + self.dropout(mixed)
+        looked_at = None if memory_mask is None else memory_mask[:, None, None]
+        mixed, maps = self.multihead_attn(self.norm2(y), memory, mask=looked_at, want_maps=want_maps)
         y = y + self.dropout(mixed)
         hidden = self.dropout(torch.relu(self.linear1(self.norm3(y))))
         return y + self.dropout(self.linear2(hidden)), maps
@@ -125,21 +148,39 @@ class QueryDecoder(nn.Module):
     The first layer's self-attention sees only the queries, so it is computed once per batch.
     """
 
-    def __init__(self, width: int, layers: int, heads: int, feedforward: int, dropout: float) -> None:
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        feedforward: int,
+        dropout: float,
+        *,
+        self_attention: bool = True,
+    ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(DecoderLayer(width, heads, feedforward, dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(
+            DecoderLayer(width, heads, feedforward, dropout, self_attention) for _ in range(layers)
+        )
 
     def forward(
-        self, queries: Tensor, memory: Tensor, *, mask: Tensor | None = None, want_maps: bool = False
+        self,
+        queries: Tensor,
+        memory: Tensor,
+        *,
+        mask: Tensor | None = None,
+        want_maps: bool = False,
+        memory_mask: Tensor | None = None,
     ) -> Decoded:
         """Queries ``[Q, d]`` and patches ``[B, K, d]`` -> features ``[B, Q, d]`` and, if asked, maps.
 
         Args:
             mask: ``[Q, Q]`` bool, which query may look at which; ``None`` lets all look at all.
+            memory_mask: ``[B, K]`` bool, which part of the memory may be looked at; ``None`` is all of it.
         """
         y, maps = queries.unsqueeze(0), []
         for layer in self.layers:
-            y, attention = layer(y, memory, mask=mask, want_maps=want_maps)
+            y, attention = layer(y, memory, mask=mask, want_maps=want_maps, memory_mask=memory_mask)
             if attention is not None:
                 maps.append(attention)
         return Decoded(y, torch.stack(maps) if maps else None)

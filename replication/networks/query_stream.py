@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from replication.knowledge.descriptions import EXTRA_DESCRIPTIONS
-from replication.knowledge.vocabulary import TAIL_PATHOLOGY, pathology_index
+from replication.knowledge.vocabulary import TAIL_PATHOLOGY, anatomy_index, pathology_index
 from replication.method import Finding, Settings
 from replication.networks.dropout import Dropout
 from replication.networks.query_decoder import Attention, DecoderLayer, QueryDecoder
 from replication.networks.text_book import BookSettings, TextBook
 
 
-class QuerySettings(Settings):
+class DecoderSettings(Settings):
     """Sizes and initialisation of the query-decoder family (defaults: the released configuration).
 
     Attributes:
@@ -34,6 +34,15 @@ class QuerySettings(Settings):
     feedforward: int = 1024
     dropout: float = 0.1
     initialisation: Literal["released", "xavier"] = "xavier"
+
+
+class QuerySettings(DecoderSettings):
+    """Those of the methods whose queries come from a book of descriptions.
+
+    Attributes:
+        book: how texts become the rows of the books.
+    """
+
     book: BookSettings = BookSettings()
 
 
@@ -88,7 +97,7 @@ class QueryStream(nn.Module):
         contrastive: whether there is such a loss.
     """
 
-    def __init__(self, text_width: int, settings: QuerySettings, contrastive: bool) -> None:
+    def __init__(self, text_width: int, settings: DecoderSettings, contrastive: bool) -> None:
         super().__init__()
         width = settings.d_model
         self.decoder = QueryDecoder(
@@ -127,7 +136,7 @@ class QueryStream(nn.Module):
 
 
 def initialise(model: nn.Module, scheme: Literal["released", "xavier"]) -> None:
-    """Draw the weights of all linear and attention layers outside the trunk; see ``QuerySettings``."""
+    """Draw the weights of all linear and attention layers outside the trunk; see ``DecoderSettings``."""
     for name, module in model.named_modules():
         if name.startswith("trunk"):
             continue
@@ -162,7 +171,7 @@ class Questions:
 
     Attributes:
         texts: ``[N, D]``, the book's rows first. mask: ``[N, N]``, who may look at whom; ``None`` is all.
-        index: position among the N of each finding.
+        index: position of each finding among the N, or among the groups of rows where a class has several.
     """
 
     texts: Tensor
@@ -170,31 +179,69 @@ class Questions:
     index: list[int]
 
     @classmethod
-    def about(cls, findings: Sequence[Finding], book: TextBook, *, tail: bool) -> Questions:
-        """The book's classes, and a text of its own for each finding that has no class.
+    def about(
+        cls,
+        findings: Sequence[Finding],
+        book: TextBook,
+        *,
+        tail: bool,
+        texts_of: Callable[[Finding], Sequence[str]] | None = None,
+    ) -> Questions:
+        """The book's classes, and texts of its own for each finding that has no class.
 
-        The text is the description of the finding where there is one (fibrosis, covid), else its plain words.
-        An added text looks at the book and at itself, and the book does not look at it: the score of a
+        An added finding looks at the book and at itself, and the book does not look at it: the score of a
         finding does not depend on what else is asked.
 
         Args:
             tail: score a finding of the catch-all class by that class, as the released code does for
                 fibrosis, instead of by its own text.
+            texts_of: the texts of a finding, as many as the book has for each class; ``None`` is one, its
+                description where there is one (fibrosis, covid), else its plain words.
         """
         extra: list[Tensor] = []
         index = []
+        known = len(book.for_scores)
         for finding in findings:
             if finding.pathology is None or (finding.pathology == TAIL_PATHOLOGY and not tail):
-                index.append(len(book.for_scores) + len(extra))
-                extra.append(book.later(EXTRA_DESCRIPTIONS.get(finding.name, finding.text)))
+                own = texts_of(finding) if texts_of else [EXTRA_DESCRIPTIONS.get(finding.name, finding.text)]
+                index.append(known // len(own) + len(extra))
+                extra.append(torch.stack([book.later(text) for text in own]))
             else:
                 index.append(pathology_index(finding.pathology))
         if not extra:
             return cls(book.for_scores, None, index)
-        texts = torch.cat([book.for_scores, torch.stack(extra)])
-        mask = torch.eye(len(texts), dtype=torch.bool, device=texts.device)
-        mask[:, : len(book.for_scores)] = True
+        texts = torch.cat([book.for_scores, *extra])
+        group = torch.arange(len(texts), device=texts.device) // len(extra[0])
+        mask = group.unsqueeze(0) == group.unsqueeze(1)
+        mask[:, :known] = True
         return cls(texts, mask, index)
+
+
+def finding_scores(
+    log_present: Tensor,
+    similarities: Tensor | None,
+    findings: Sequence[Finding],
+    index: Sequence[int],
+    *,
+    with_existence: bool,
+) -> Tensor:
+    """Probability ``[B, F]`` of each finding; the log-score of the relation where an anatomy is asked for.
+
+    A relation's score is the log-softmax, over the 51 anatomies, of the finding's position similarities, plus
+    the log-probability of the finding where ``with_existence``.
+
+    Args:
+        log_present: ``[B, N]``; ``index`` says which of the N each finding is.
+        similarities: ``[B, N, 51]``; ``None`` leaves anatomies out of account.
+    """
+    scores = log_present[:, index].exp()
+    asked = [number for number, finding in enumerate(findings) if finding.anatomy]
+    if asked and similarities is not None:
+        pathologies = [index[number] for number in asked]
+        anatomies = [anatomy_index(findings[number].anatomy or "") for number in asked]
+        relation = similarities.log_softmax(dim=-1)[:, pathologies, anatomies]
+        scores[:, asked] = relation + log_present[:, pathologies] if with_existence else relation
+    return scores
 
 
 def as_tokens(feature_map: Tensor) -> tuple[Tensor, tuple[int, int]]:

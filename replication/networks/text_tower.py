@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +22,20 @@ class TextTower(nn.Module):
             embeddings; 0 trains everything, embeddings included, 1 trains nothing.
         pooling: of the last hidden state; ``max`` leaves ``[CLS]`` and ``[SEP]`` out.
         max_length: longest text in tokens.
+        layers: how many of the lowest Transformer layers there are at most; ``None`` keeps all.
 
     Raises:
         ConfigError: the encoder's layers cannot be told apart (it is no BERT-like encoder).
     """
 
     def __init__(
-        self, text_encoder: nn.Module, *, frozen_share: float, pooling: Pooling, max_length: int
+        self,
+        text_encoder: nn.Module,
+        *,
+        frozen_share: float,
+        pooling: Pooling,
+        max_length: int,
+        layers: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(text_encoder, TextEncoder):
@@ -41,6 +48,8 @@ class TextTower(nn.Module):
         self.pooling, self.max_length = pooling, max_length
         self.width = text_encoder.width
         self.encoder.requires_grad_(True)
+        if layers is not None:
+            _shorten(self.encoder.model, layers, text_encoder.name)
         if frozen_share > 0:
             _freeze(self.encoder.model, frozen_share, text_encoder.name)
 
@@ -49,28 +58,68 @@ class TextTower(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
-    def tokenize(self, texts: Sequence[str]) -> Tokens:
+    def tokenize(
+        self, texts: Sequence[str], *, padding: Literal["longest", "max_length"] = "longest"
+    ) -> Tokens:
         """Tokens of N texts on the tower's device."""
-        return self.encoder.tokenize(texts, self.max_length).to(self.device)
+        return self.encoder.tokenize(texts, self.max_length, padding=padding).to(self.device)
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Tokens of N texts -> pooled features ``[N, width]``."""
         return self.encoder.pool(self.encoder(tokens), tokens, self.pooling)
 
+    def hidden_states(self, tokens: Tokens) -> tuple[Tensor, ...]:
+        """What the embeddings and then each layer answer, ``[N, L, width]`` each."""
+        output = self.encoder.model(
+            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, output_hidden_states=True
+        )
+        states: tuple[Tensor, ...] = output.hidden_states
+        return states
 
-def _freeze(model: Any, share: float, name: str) -> None:
+    @torch.no_grad()
+    def cls_attention(self, states: tuple[Tensor, ...], tokens: Tokens) -> Tensor:
+        """How much ``[CLS]`` attends to each token in the last layer, mean over heads: ``[N, L]`` float32.
+
+        Computed from the ``hidden_states`` for this one row, without dropout and as a constant, so that the
+        layers can keep their fast attention, which returns no weights.
+        """
+        layer: Any = _layers(self.encoder.model, self.encoder.name)[-1]
+        attention = layer.attention.self
+        with torch.autocast(self.device.type, enabled=False):
+            inputs = states[-2].float()
+            heads = (inputs.shape[0], -1, attention.num_attention_heads, attention.attention_head_size)
+            query = attention.query(inputs[:, :1]).view(heads).transpose(1, 2)
+            key = attention.key(inputs).view(heads).permute(0, 2, 3, 1)
+            logits = (query @ key).squeeze(2) / attention.attention_head_size**0.5
+            blocked = tokens.attention_mask.unsqueeze(1) == 0
+            shares: Tensor = logits.masked_fill(blocked, float("-inf")).softmax(dim=-1)
+            return shares.mean(dim=1)
+
+
+def _layers(model: Any, name: str) -> nn.ModuleList:
     layers = getattr(getattr(model, "encoder", None), "layer", None)
     if layers is None or not hasattr(model, "embeddings"):
         raise ConfigError(
-            "The lower layers of the text encoder cannot be found.",
+            "The layers of the text encoder cannot be found.",
             where=name,
             found=type(model).__name__,
             allowed="an encoder with .embeddings and .encoder.layer, such as BERT or RoBERTa",
-            remedy="choose such an encoder, or frozen_share: 0",
+            remedy="choose such an encoder, or keep and train all of it (frozen_share: 0)",
         )
+    found: nn.ModuleList = layers
+    return found
+
+
+def _freeze(model: Any, share: float, name: str) -> None:
+    layers = _layers(model, name)
     model.embeddings.requires_grad_(False)
     for layer in layers[: round(share * len(layers))]:
         layer.requires_grad_(False)
+
+
+def _shorten(model: Any, most: int, name: str) -> None:
+    model.encoder.layer = _layers(model, name)[:most]
+    model.config.num_hidden_layers = len(model.encoder.layer)
 
 
 def mean_direction(features: Tensor) -> Tensor:

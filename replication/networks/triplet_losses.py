@@ -83,3 +83,28 @@ def candidate_loss(
     others = negatives.masked_fill(~valid, torch.finfo(negatives.dtype).min)
     everything = torch.cat([target.unsqueeze(-1), others], dim=-1)
     return mean_where(everything.logsumexp(dim=-1) - target, chosen, empty=empty)
+
+
+def position_loss(
+    similarities: Tensor,
+    cells: Tensor,
+    positive: Tensor | None,
+    negatives: Tensor,
+    valid: Tensor,
+    *,
+    empty: float = 0.0,
+) -> Tensor:
+    """Mean cross-entropy of a present finding's anatomy against sampled others, by plain dot products.
+
+    Args:
+        similarities: ``[B, Q, 51]``, projected query features times the anatomy book.
+        cells: ``[B, Q, 51]`` triplet cells; the mean is over queries with a present one.
+        positive: ``[B, Q]`` index of a present anatomy; ``None`` takes the mean of all present ones.
+        negatives: ``[B, Q, N]`` indices; ``valid``, of the same shape, says which count.
+    """
+    if positive is None:
+        target = prototype_similarity(similarities, cells)
+    else:
+        target = similarities.gather(-1, positive.unsqueeze(-1)).squeeze(-1)
+    others = similarities.gather(-1, negatives)
+    return candidate_loss(target, others, valid, existence_labels(cells).eq(1), empty=empty)

@@ -28,6 +28,7 @@ TABLES = (
     "disentanglement",
     "audit",
     "published_vs_measured",
+    "published_not_comparable",
     "efficiency",
     "significance",
 )
@@ -93,7 +94,8 @@ def _table_view(table: Table) -> dict[str, Any]:
         cells = []
         for j, (column, cell) in enumerate(zip(table.columns, row.cells, strict=True)):
             estimate, interval = printed(cell, column)
-            detail = cell.missing or f"{cell.n_seeds} seed(s); runs {', '.join(cell.runs)}"
+            measured = f"{cell.n_seeds} seed(s); runs {', '.join(cell.runs)}"
+            detail = cell.missing or (measured if cell.n_seeds else "; ".join(cell.rows))
             cells.append(
                 {"estimate": estimate, "interval": interval, "best": (i, j) in best, "detail": detail}
             )

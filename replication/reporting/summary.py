@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from replication.config import Protocol, derived_seed, load_protocol
+from replication.config import Protocol, load_protocol
 from replication.records import read_metadata, read_predictions
 from replication.reporting.report import Entry, Report
 from replication.reporting.tables import Cell
@@ -24,7 +24,8 @@ Draws = dict[tuple[str, str], FloatArray]
 _BARS = {
     "hierarchical": (
         "mean over seeds ± sample standard deviation over seeds; in brackets the 95 % interval of the mean "
-        "by hierarchical bootstrap (seeds, then test patients as clusters, {draws:,} resamples)"
+        "over seeds and test patients (hierarchical: variance between seeds plus bootstrap over patients as "
+        "clusters, {draws:,} resamples; t quantile)"
     ),
     "patients": (
         "one seed; in brackets the 95 % interval by bootstrap over test patients as clusters, which does not "
@@ -136,11 +137,11 @@ class Summariser:
             self._used.add("spread")
             return None, None
         self._used.add("hierarchical")
-        seed = derived_seed("seeds", *key, str(first["task"]), str(first["protocol"]))
-        estimate = hierarchical_mean(values, np.stack(draws), seed)
+        estimate = hierarchical_mean(values, np.stack(draws))
         if not math.isfinite(estimate.lower):
             return None, None
-        return estimate.lower, estimate.upper
+        # All metrics with draws are shares; a symmetric interval knows no such limits.
+        return max(0.0, estimate.lower), min(1.0, estimate.upper)
 
     def _run_draws(self, run_id: str, task: str, protocol: str) -> Draws | None:
         # The tasks bring PyTorch along, which tables of single seeds do not need.

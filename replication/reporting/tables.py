@@ -32,6 +32,7 @@ class Column:
         decimals: of every number printed in the column.
         protocol: id of the protocol it is measured under, ``""`` where there is none.
         reference: a bound that does not compete for bold, where methods are columns.
+        p_value: whether numbers too small for ``decimals`` are printed as less than the smallest of these.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Column:
     decimals: int = 3
     protocol: str = ""
     reference: bool = False
+    p_value: bool = False
 
     @property
     def heading(self) -> str:
@@ -159,6 +161,7 @@ class Table:
         header: protocol, selection, thresholds, error bars, data.
         notes: remarks below the body.
         best_of: whether methods are rows, so that the best of a ``column`` is bold, or columns (``row``).
+        named_by: how many of the label columns name a row in remarks; 0 takes all.
         provenance: see ``replication.reporting.provenance``.
     """
 
@@ -171,6 +174,7 @@ class Table:
     header: Header
     notes: tuple[str, ...] = ()
     best_of: Literal["column", "row"] = "column"
+    named_by: int = 0
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -215,15 +219,20 @@ class Table:
                 if cell.value is None:
                     name = f"{column.group} {column.name}".strip()
                     reasons.setdefault(cell.missing, []).append(name)
-            label = ", ".join(text for text in row.labels if text)
+            label = self.name_of(row)
             for reason, names in reasons.items():
                 what = "all columns" if len(names) == len(self.columns) > 1 else ", ".join(names)
                 gaps.setdefault((what, reason), []).append(label)
+        everywhere = len(self.rows) if len(self.rows) > 1 else 0
         return tuple(
-            f"Missing for {'all rows' if len(labels) == len(self.rows) > 1 else '; '.join(labels)}: "
+            f"Missing for {'all rows' if len(labels) == everywhere else '; '.join(dict.fromkeys(labels))}: "
             f"{what} ({reason})."
             for (what, reason), labels in gaps.items()
         )
+
+    def name_of(self, row: Row) -> str:
+        """What remarks call a row."""
+        return ", ".join(text for text in row.labels[: self.named_by or None] if text)
 
     def remarks(self) -> list[str]:
         """What is printed below the body: the notes, then what is missing."""
@@ -232,14 +241,15 @@ class Table:
         return [*([bold] if self.best() else []), *self.notes, *empty, *self.fewer_seeds(), *self.missing()]
 
     def fewer_seeds(self) -> list[str]:
-        """Rows that rest on fewer seeds than the best-covered cell of the table."""
+        """Rows that rest on fewer seeds than the best-covered cell; published numbers rest on none."""
         most = max((cell.n_seeds for row in self.rows for cell in row.cells), default=0)
         found = []
         for row in self.rows:
-            counts = {cell.n_seeds for cell in row.cells if cell.value is not None and cell.n_seeds < most}
+            counts = {
+                cell.n_seeds for cell in row.cells if cell.value is not None and 0 < cell.n_seeds < most
+            }
             if counts:
-                label = ", ".join(text for text in row.labels if text)
-                found.append(f"{label} rests on {min(counts)} of {most} seeds.")
+                found.append(f"{self.name_of(row)} rests on {min(counts)} of {most} seeds.")
         return found
 
     def to_json(self) -> str:
@@ -288,6 +298,9 @@ def fixed(value: float | None, decimals: int) -> str:
 
 def printed(cell: Cell, column: Column) -> tuple[str, str]:
     """The two lines of a printed cell: estimate, interval (maybe empty)."""
+    smallest = 10**-column.decimals
+    if column.p_value and cell.value is not None and cell.value < smallest:
+        return f"<{smallest:.{column.decimals}f}", ""
     return cell.estimate(column.decimals), cell.interval(column.decimals)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from itertools import groupby
 from pathlib import Path
 
@@ -34,6 +35,16 @@ CSV_COLUMNS = (
 
 LATEX_COLUMNS = 8
 """Measured columns that a page has room for."""
+
+LATEX_LINES = 54
+"""Lines of print that a page has room for; a longer table is continued on the next."""
+
+_WRAP = 40
+"""Longest text, in characters, that a label column prints on one line."""
+
+_CHARACTERS_PER_CM = 5.0
+_PAGE_CM = 16.0
+_NUMBER_CM = 2.4
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -169,27 +180,79 @@ def escape_latex(text: str) -> str:
 def as_latex(table: Table) -> str:
     """A ``table`` environment; needs the packages booktabs and graphicx, which its first line names.
 
-    A table too wide for a page is broken into panels below each other, between groups of columns.
+    A table too wide for a page is broken into panels below each other, between groups of columns. One too
+    long is continued in further ``table`` environments; its facts stand below the first, its remarks below
+    the last.
     """
     facts = [rf"\textbf{{{title}:}} {escape_latex(text)}" for title, text in table.header.lines()]
     remarks = [escape_latex(remark) for remark in [*table.remarks(), footer(table.provenance)]]
-    panels = [_latex_panel(table, columns) for columns in _panels(table)]
-    lines = [
-        r"% \usepackage{booktabs,graphicx}",
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{escape_latex(table.title)}. {escape_latex(table.caption)}}}",
-        rf"\label{{tab:{table.name.replace('_', '-')}}}",
-        r"\setlength{\tabcolsep}{4pt}",
-        "\n\\par\\medskip\n".join(panels),
-        r"\par\smallskip",
-        r"\begin{minipage}{\linewidth}\footnotesize",
-        " \\par\n".join([*facts, *remarks]),
-        r"\end{minipage}",
-        r"\end{table}",
-        "",
-    ]
+    caption = rf"\caption{{{escape_latex(table.title)}. {escape_latex(table.caption)}}}"
+    caption += f"\n\\label{{tab:{table.name.replace('_', '-')}}}"
+    pages = _pages(table, *(len("".join(texts)) // 130 for texts in (facts, remarks)))
+    again = rf"\addtocounter{{table}}{{-1}}\caption[]{{{escape_latex(table.title)} (continued).}}"
+    lines = [r"% \usepackage{booktabs,graphicx}"]
+    for number, page in enumerate(pages):
+        first, last = number == 0, number == len(pages) - 1
+        panels = [_latex_panel(table, columns, page) for columns in _panels(table) if page or first]
+        below = [*(facts if first else []), *(remarks if last else [])]
+        lines += [
+            r"\begin{table}",
+            r"\centering",
+            caption if first else again,
+            r"\setlength{\tabcolsep}{4pt}",
+            "\n\\par\\medskip\n".join(panels),
+        ]
+        if below:
+            lines += [r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize"]
+            lines += [" \\par\n".join(below), r"\end{minipage}"]
+        lines += [r"\end{table}", ""]
     return "\n".join(lines)
+
+
+def _wrapped(table: Table) -> dict[int, float]:
+    """Label columns too long for one line -> their width in cm."""
+    longest = [
+        max((len(row.labels[j]) for row in table.rows), default=0) for j in range(len(table.label_names))
+    ]
+    return {j: min(7.0, max(3.5, n / 18)) for j, n in enumerate(longest) if n > _WRAP}
+
+
+def _pages(table: Table, facts: int, remarks: int) -> list[range]:
+    """Rows of each page; a last page without rows where the remarks do not fit below the others.
+
+    Args:
+        facts, remarks: lines of print below the first and below the last rows.
+    """
+    wrapped, panels = _wrapped(table), len(_panels(table))
+    heights = []
+    for row in table.rows:
+        texts = [-(-len(row.labels[j]) // int(cm * _CHARACTERS_PER_CM)) for j, cm in wrapped.items()]
+        interval = any(cell.lower is not None for cell in row.cells)
+        heights.append(panels * max([1 + interval, *texts]))
+    everything = range(len(heights))
+    room, below, heading = (lines / _scale(table) for lines in (LATEX_LINES, remarks, 5))
+    if sum(heights) <= room:
+        return [everything]
+    pages, start, filled = [], 0, 2 * heading + facts
+    for i, height in enumerate(heights):
+        if filled + height > room and i > start:
+            pages.append(everything[start:i])
+            start, filled = i, heading
+        filled += height
+    pages.append(everything[start:])
+    return pages if filled + below <= room else [*pages, everything[:0]]
+
+
+def _scale(table: Table) -> float:
+    """About how much the table is made smaller to fit the width of a page; 1 is not at all."""
+    wrapped = _wrapped(table)
+    single = [
+        max(len(text) for text in (name, *(row.labels[j] for row in table.rows)))
+        for j, name in enumerate(table.label_names)
+        if j not in wrapped
+    ]
+    widest = max((len(panel) for panel in _panels(table)), default=0) * _NUMBER_CM
+    return min(1.0, _PAGE_CM / (sum(wrapped.values()) + sum(single) / _CHARACTERS_PER_CM + widest))
 
 
 def _panels(table: Table) -> list[list[int]]:
@@ -204,8 +267,8 @@ def _panels(table: Table) -> list[list[int]]:
     return panels
 
 
-def _latex_panel(table: Table, columns: list[int]) -> str:
-    labels = len(table.label_names)
+def _latex_panel(table: Table, columns: list[int], page: range) -> str:
+    labels, wrapped = len(table.label_names), _wrapped(table)
     lines = [
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{'l' * labels}{'r' * len(columns)}}}",
@@ -223,14 +286,22 @@ def _latex_panel(table: Table, columns: list[int]) -> str:
     headings = [*table.label_names, *(table.columns[j].heading for j in columns)]
     lines += [" & ".join(escape_latex(heading) for heading in headings) + r" \\", r"\midrule"]
     best = table.best()
-    for i, row in enumerate(table.rows):
-        if i and row.block != table.rows[i - 1].block:
+    for i in page:
+        row = table.rows[i]
+        if i > page.start and row.block != table.rows[i - 1].block:
             lines.append(r"\midrule")
         cells = [_latex_cell(*printed(row.cells[j], table.columns[j]), (i, j) in best) for j in columns]
         names = [escape_latex(text) for text in row.labels]
         names = [rf"\emph{{{text}}}" if row.reference and text else text for text in names]
+        names = [_paragraph(text, wrapped[j]) if j in wrapped else text for j, text in enumerate(names)]
         lines.append(" & ".join([*names, *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}"])
+
+
+def _paragraph(text: str, cm: float) -> str:
+    """A cell of several lines; paths and names may be broken at their separators."""
+    text = re.sub(r"/|\\_|:|-|(?<=[a-z])\.(?=[a-z])", r"\g<0>\\allowbreak{}", text)
+    return rf"\parbox[t]{{{cm:.1f}cm}}{{\raggedright {text}\strut}}"
 
 
 def _latex_cell(estimate: str, interval: str, best: bool) -> str:

@@ -1,4 +1,4 @@
-"""What all zero-shot tasks share: inference over images, names of samples, and the form of a measurement."""
+"""What all tasks share: inference over images, names of samples, and the form of a measurement."""
 
 from __future__ import annotations
 

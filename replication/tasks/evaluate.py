@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,50 +12,22 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from replication.checkpoints import DONE, WEIGHTS
-from replication.config import Protocol, RunConfig, digest
+from replication.config import Protocol, RunConfig
 from replication.data.batches import PreparedData
 from replication.errors import ConfigError, DataError, nearest
 from replication.method import Method
-from replication.records import (
-    PREDICTION_SCHEMA,
-    Row,
-    atomic,
-    check_predictions,
-    check_scores,
-    provenance,
-    read_json,
-    read_metadata,
-    read_predictions,
-    write_predictions,
-    write_rows,
-)
-from replication.tasks import zero_shot_classification, zero_shot_grounding, zero_shot_relations
-from replication.tasks.common import (
-    Measurement,
-    NothingToMeasure,
-    Predictions,
-    evaluation_rows,
-    long_format,
-)
-from replication.training import device_name
+from replication.records import PREDICTION_SCHEMA, check_predictions, check_scores
+from replication.tasks import transfer, zero_shot_classification, zero_shot_grounding, zero_shot_relations
+from replication.tasks.common import NothingToMeasure, Predictions, evaluation_rows, long_format
+from replication.tasks.results import EvaluatedRun, Folders, Result
+from replication.transfer_config import base_task
 
 TASKS: dict[str, ModuleType] = {
     "zero_shot_classification": zero_shot_classification,
     "zero_shot_grounding": zero_shot_grounding,
     "zero_shot_relations": zero_shot_relations,
 }
-"""Tasks by the name that protocols use."""
-
-
-def predictions_path(predictions_folder: Path, run_id: str, task: str, protocol: Protocol) -> Path:
-    """Where predictions lie; heat maps beside them with the suffix ``.npz``."""
-    return predictions_folder / run_id / f"{task}.{protocol.slug}.parquet"
-
-
-def rows_path(rows_folder: Path, run_id: str, task: str, protocol: Protocol) -> Path:
-    """Where the rows of one run, task and protocol lie."""
-    return rows_folder / run_id / f"{task}.{protocol.slug}.parquet"
+"""Zero-shot tasks by the name that protocols use."""
 
 
 def evaluate(
@@ -74,7 +44,7 @@ def evaluate(
     threads: int = 1,
     progress: bool = True,
 ) -> None:
-    """All tasks of a protocol for one run; what is there and still fits is not computed again.
+    """All zero-shot tasks of a protocol for one run; what is there and still fits is not computed again.
 
     A task that has no meaning for the method or the data is reported on stderr and leaves an empty rows file.
 
@@ -87,133 +57,26 @@ def evaluate(
             predictions are damaged. CheckpointError, DataError: the run is not finished.
     """
     torch.set_num_threads(threads)
+    known = {*TASKS, *map(base_task, transfer.TASKS)}
+    for task in protocol.tasks:
+        if task not in known:
+            raise ConfigError("Unknown task.", where=protocol.id, found=task, remedy=nearest(task, known))
+    data.check_protocol(protocol)
+    run = EvaluatedRun.open(run_folder, method, config)
+    folders = Folders(predictions_folder, rows_folder)
     for task in protocol.tasks:
         if task not in TASKS:
-            raise ConfigError("Unknown task.", where=protocol.id, found=task, remedy=nearest(task, TASKS))
-    data.check_protocol(protocol)
-    done = read_json(run_folder / DONE)
-    facts = {
-        "run_id": config.run_id,
-        "protocol": digest(protocol),
-        "manifest": data.fingerprint,
-        "weights": _sha256(run_folder / WEIGHTS),
-    }
-    for task in protocol.tasks:
-        path = predictions_path(predictions_folder, config.run_id, task, protocol)
-        target = rows_path(rows_folder, config.run_id, task, protocol)
+            continue
+        result = Result(run, task, protocol, data, folders, selection=config.training.select)
         try:
-            _predict(TASKS[task], method, data, protocol, path, facts, batch_size, progress)
+            if not result.is_predicted:
+                predict = TASKS[task].predict
+                result.write(predict(method, data, protocol, batch_size=batch_size, progress=progress))
         except NothingToMeasure as reason:
             print(f"{config.label}, {task}, {protocol.id}: {reason}", file=sys.stderr)
-            write_rows([], target, {"nothing": str(reason)})
+            result.leave_empty(str(reason))
             continue
-        key = {"predictions": _sha256(path), "bootstrap": bootstrap}
-        if read_metadata(target).get("key") != key:
-            measured = TASKS[task].measure(load_predictions(path), protocol, draws=bootstrap)
-            rows = _rows(measured, config, method, protocol, task, data, read_metadata(path), done)
-            write_rows(rows, target, {"key": key})
-
-
-def _predict(
-    task: ModuleType,
-    method: Method,
-    data: PreparedData,
-    protocol: Protocol,
-    path: Path,
-    facts: Mapping[str, str],
-    batch_size: int,
-    progress: bool,
-) -> None:
-    """Write predictions unless those that are there were made from the same weights, data and protocol."""
-    known = read_metadata(path)
-    if path.is_file() and all(known.get(name) == value for name, value in facts.items()):
-        return
-    predictions: Predictions = task.predict(method, data, protocol, batch_size=batch_size, progress=progress)
-    where = f"{method.name} on {protocol.id}"
-    check_predictions(predictions.frame, where)
-    arrays = _arrays_path(path)
-    if predictions.arrays:
-        with atomic(arrays) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **predictions.arrays)
-    device = next(method.parameters()).device
-    metadata = {
-        **facts,
-        "protocol_id": protocol.id,
-        "device": device_name(device),
-        "dtype": "float32",
-        "arrays": _sha256(arrays) if predictions.arrays else "",
-        **vars(provenance()),
-    }
-    write_predictions(predictions.frame, path, metadata, where=where)
-
-
-def load_predictions(path: Path) -> Predictions:
-    """Stored predictions of a task with the arrays beside them.
-
-    Raises:
-        DataError: a file is damaged, or the two do not belong together.
-    """
-    frame = read_predictions(path)
-    expected = read_metadata(path)["arrays"]
-    if not expected:
-        return Predictions(frame)
-    arrays = _arrays_path(path)
-    if not arrays.is_file() or _sha256(arrays) != expected:
-        raise DataError(
-            "The heat maps are missing or not those of the table beside them.",
-            where=arrays,
-            remedy=f"delete {path}; both are made again",
-        )
-    with np.load(arrays, allow_pickle=False) as file:
-        return Predictions(frame, {name: file[name] for name in file.files})
-
-
-def _arrays_path(path: Path) -> Path:
-    return path.with_suffix(".npz")
-
-
-def _rows(
-    measured: list[Measurement],
-    config: RunConfig,
-    method: Method,
-    protocol: Protocol,
-    task: str,
-    data: PreparedData,
-    made: Mapping[str, Any],
-    done: Mapping[str, Any],
-) -> list[Row]:
-    code = provenance()
-    return [
-        Row(
-            method=config.method,
-            variant=config.variant,
-            recipe=config.recipe,
-            supervision=method.supervision,
-            tier=config.tier,
-            seed=config.seed,
-            dataset=protocol.dataset,
-            protocol=protocol.id,
-            task=task,
-            label_fraction=0.0,
-            **vars(one),
-            selection=config.training.select,
-            run_id=config.run_id,
-            config_hash=digest(config),
-            manifest_hash=data.fingerprint,
-            code_version=code.code_version,
-            code_dirty=code.code_dirty,
-            environment_hash=code.environment_hash,
-            device=made["device"],
-            dtype=made["dtype"],
-            wall_seconds=float(done["wall_seconds"]),
-        )
-        for one in measured
-    ]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        result.measure(TASKS[task].measure, bootstrap)
 
 
 def score_predictions(

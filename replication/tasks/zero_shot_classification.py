@@ -13,6 +13,7 @@ from replication.metrics import (
     ThresholdOp,
     average_precision_draws,
     f1_threshold,
+    mean_roc_auc,
     predicted,
     roc_auc_draws,
     threshold_metrics_draws,
@@ -87,18 +88,13 @@ def validation_auc(method: Method, data: PreparedData, protocol: Protocol, *, ba
     said = answers(
         method, method.score, data, rows, findings, batch_size=batch_size, progress=False, title=protocol.id
     )
-    scores = np.concatenate(list(said))
-    found = []
-    for column, finding in enumerate(protocol.findings):
-        labels = data.labels[rows][:, data.label_names.index(finding.column)]
-        known = labels >= 0
-        itself = Resampling.none(int(known.sum()))
-        found.append(roc_auc_draws(labels[known], scores[known, column], itself)[0])
-    if np.isnan(found).all():
+    columns = [data.label_names.index(finding.column) for finding in protocol.findings]
+    found = mean_roc_auc(data.labels[rows][:, columns], np.concatenate(list(said)))
+    if np.isnan(found):
         raise DataError(
             "No finding has both classes among the validation images.", where=data.name, found=len(rows)
         )
-    return float(np.nanmean(found))
+    return found
 
 
 def metric_draws(

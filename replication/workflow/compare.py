@@ -62,7 +62,7 @@ def compare(
             nothing is left to compare. All of it before anything is computed.
     """
     report = Report.open(workspace.source, workspace.results, workspace.work)
-    entries = [_entry(workspace, report, label) for label in (a, b)]
+    first, second = (_entry(workspace, report, label) for label in (a, b))
     if a == b:
         raise ConfigError("A method is compared with another one.", found=f"{a} twice")
     if protocol is not None and protocol not in protocol_ids():
@@ -79,14 +79,14 @@ def compare(
         metrics=[metric] if metric else [],
     )
     comparer = Comparer(report)
-    comparable, left_out = _comparable(comparer, entries, chosen)
+    comparable, left_out = _comparable(comparer, [first, second], chosen)
     if not comparable:
         raise DataError(
             f"Nothing to compare between {a} and {b}.",
             where=workspace.results / "rows.parquet",
             found="; ".join(f"{what}: {why}" for what, why in left_out.items()) or "no rows",
         )
-    found = [comparer.compare(*entries, question) for question in comparable]
+    found = [comparer.compare(first, second, question) for question in comparable]
     return Outcome(report, a, b, found, holm([one.widest.p_value for one in found]), left_out)
 
 

@@ -10,11 +10,11 @@ import torch
 from doubles import batch, ingredients, triplets
 from torch.nn import functional
 
-from baselines.medklip import EXCLUDED, MedKLIP, MedKLIPSettings, position_loss, released_keys
+from baselines.medklip import EXCLUDED, MedKLIP, MedKLIPSettings, released_keys
 from replication.errors import CheckpointError
 from replication.knowledge.vocabulary import PATHOLOGIES
 from replication.method import Finding
-from replication.networks.triplet_losses import sample_negatives, sample_positive
+from replication.networks.triplet_losses import position_loss, sample_negatives, sample_positive
 
 SMALL = {"d_model": 16, "decoder_layers": 2, "heads": 2, "feedforward": 32, "dropout": 0.0}
 EFFUSION = Finding("effusion", "pleural effusion", "effusion")

@@ -96,6 +96,9 @@ class TestProtocols:
             "zero_shot_classification",
             "zero_shot_grounding",
             "zero_shot_relations",
+            "linear_probe",
+            "finetune_classification",
+            "finetune_segmentation",
         }
         assert ("zero_shot_grounding" in protocol.tasks) == (protocol.grounding != "none")
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from replication.errors import CheckpointError
-from replication.networks.key_maps import load_released, read_state, trunk_keys
+from replication.networks.key_maps import load_released, module_keys, read_state, trunk_keys
 
 KEYS = {"old.weight": "weight", "old.bias": "bias"}
 
@@ -53,6 +53,28 @@ def test_shape_and_contradicting_twins(tmp_path: Path) -> None:
         load_released(nn.Linear(3, 2), tmp_path / "b.pth", twins)
     torch.save({**state(), "twin.bias": torch.zeros(2)}, tmp_path / "c.pth")
     assert load_released(nn.Linear(3, 2), tmp_path / "c.pth", twins).mapped == twins
+
+
+def test_unused_keys_are_ignored_with_their_reason_and_no_others(tmp_path: Path) -> None:
+    head = {"head.weight": torch.ones(1), "head.bias": torch.ones(1)}
+    torch.save({**state(), **head}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"left over: head\.bias"):
+        load_released(nn.Linear(3, 2), tmp_path / "a.pth", KEYS)
+    unused = {"head.": "a classifier", "tail.": "not in this file", "old.": "mapped, so not ignored"}
+    report = load_released(nn.Linear(3, 2), tmp_path / "a.pth", KEYS, unused=unused)
+    assert report.mapped == KEYS
+    assert report.ignored == {"head.bias": "a classifier", "head.weight": "a classifier"}
+
+
+def test_a_model_in_several_entries(tmp_path: Path) -> None:
+    model, keys = nn.Linear(3, 2), {"a.weight": "weight", "b.old.bias": "bias"}
+    entries = {"a": {"module.weight": torch.ones(2, 3)}, "b": {"old.bias": torch.ones(2)}}
+    torch.save({**entries, "epoch": 7}, tmp_path / "a.pth")
+    report = load_released(model, tmp_path / "a.pth", keys, entries=("a", "b"))
+    assert (report.mapped, set(report.ignored)) == (keys, {"epoch"})
+    assert torch.equal(model.bias, torch.ones(2))
+    with pytest.raises(CheckpointError, match="no state_dict under c"):
+        load_released(model, tmp_path / "a.pth", keys, entries=("a", "b", "c"))
 
 
 def test_a_map_that_forgets_weights_is_refused(tmp_path: Path) -> None:
@@ -98,3 +120,20 @@ def test_trunk_children_by_number() -> None:
         "res_features.0.weight": "trunk.conv1.weight",
         "res_features.6.5.bn2.bias": "trunk.layer3.5.bn2.bias",
     }
+
+
+def test_modules_under_other_names() -> None:
+    modules = {"theirs.scale": "scale", "theirs.head": "head"}
+    assert module_keys(["scale", "head.0.weight", "header.bias", "other"], modules) == {
+        "theirs.scale": "scale",
+        "theirs.head.0.weight": "head.0.weight",
+    }
+
+
+def test_a_layout_can_be_converted_but_not_into_another_shape(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    torch.save({**state(), "old.weight": torch.ones(2, 3, 1)}, tmp_path / "a.pth")
+    load_released(model, tmp_path / "a.pth", KEYS, convert={"old.weight": lambda weight: weight.squeeze(-1)})
+    assert torch.equal(model.weight, torch.ones(2, 3))
+    with pytest.raises(CheckpointError, match="shape"):
+        load_released(nn.Linear(3, 2), tmp_path / "a.pth", KEYS)

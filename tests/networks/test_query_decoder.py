@@ -85,6 +85,36 @@ def test_every_image_has_its_own_dropout() -> None:
     assert not torch.allclose(features[0], features[1])
 
 
+def test_large_matrices_are_not_written_out(
+    decoders: tuple[QueryDecoder, nn.ModuleList], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ways of attention give the same answers and gradients, masked or not."""
+    ours, _ = decoders
+    queries, memory = torch.randn(6, WIDTH), torch.randn(2, 5, WIDTH)
+    mask = torch.eye(6, dtype=torch.bool)
+    mask[:, :4] = True
+    for looks in (None, mask):
+        answers = []
+        for limit in (10**9, 0):
+            monkeypatch.setattr("replication.networks.query_decoder._LARGE", limit)
+            leaf = queries.clone().requires_grad_()
+            features = ours(leaf, memory, mask=looks).features
+            answers.append((features, *torch.autograd.grad(features.square().sum(), leaf)))
+        for written, fused in zip(*answers, strict=True):
+            torch.testing.assert_close(fused, written, rtol=1e-4, atol=1e-3)
+
+
+def test_without_self_attention_queries_are_alone() -> None:
+    torch.manual_seed(0)
+    decoder = QueryDecoder(WIDTH, LAYERS, HEADS, FEEDFORWARD, 0.5, self_attention=False)
+    assert not [name for name in decoder.state_dict() if "self_attn" in name or "norm1" in name]
+    queries, memory = torch.randn(7, WIDTH), torch.randn(3, 5, WIDTH)
+    assert decoder(queries, memory).features.shape == (3, 7, WIDTH)
+    decoder.eval()
+    alone = decoder(queries[:2], memory).features
+    torch.testing.assert_close(decoder(queries, memory).features[:, :2], alone)
+
+
 def test_width_must_suit_the_heads() -> None:
     with pytest.raises(ValueError, match="no multiple"):
         QueryDecoder(30, 1, 4, 8, 0.0)

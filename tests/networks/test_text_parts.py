@@ -115,3 +115,37 @@ def test_a_foreign_encoder_is_refused() -> None:
 def test_mean_direction_weighs_texts_alike() -> None:
     direction = mean_direction(torch.tensor([[10.0, 0.0], [0.0, 1.0]]))
     torch.testing.assert_close(direction, torch.tensor([0.5, 0.5]).sqrt())
+
+
+def test_hidden_states_end_with_the_towers_answer() -> None:
+    tower = TextTower(text_encoder(layers=3), frozen_share=0.0, pooling="cls", max_length=32)
+    tokens = tower.tokenize(list(TEXTS))
+    states = tower.hidden_states(tokens)
+    assert len(states) == 4
+    assert torch.equal(states[-1], tower.encoder(tokens))
+    assert torch.equal(states[0], tower.encoder.model.embeddings(input_ids=tokens.input_ids))
+    assert tower.tokenize(list(TEXTS), padding="max_length").input_ids.shape == (3, 32)
+
+
+def test_cls_attention_is_that_of_the_last_layer() -> None:
+    tower = TextTower(text_encoder(layers=3), frozen_share=0.0, pooling="cls", max_length=32)
+    tokens = tower.tokenize(list(TEXTS))
+    ours = tower.cls_attention(tower.hidden_states(tokens), tokens)
+    tower.encoder.model.set_attn_implementation("eager")
+    answer = tower.encoder.model(
+        input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, output_attentions=True
+    )
+    torch.testing.assert_close(ours, answer.attentions[-1][:, :, 0].mean(1))
+    assert torch.equal(ours == 0, tokens.attention_mask == 0)
+    assert not ours.requires_grad
+
+
+def test_a_tower_may_be_shortened() -> None:
+    shared = text_encoder(layers=3)
+    tower = TextTower(shared, frozen_share=0.0, pooling="cls", max_length=32, layers=2)
+    tokens = tower.tokenize(list(TEXTS))
+    full = TextTower(shared, frozen_share=0.0, pooling="cls", max_length=32)
+    assert torch.equal(tower.encoder(tokens), full.hidden_states(tokens)[2])
+    assert len(shared.model.encoder.layer) == len(full.hidden_states(tokens)) - 1 == 3
+    longer = TextTower(shared, frozen_share=0.0, pooling="cls", max_length=32, layers=6)
+    assert len(longer.hidden_states(tokens)) == 4

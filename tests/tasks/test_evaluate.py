@@ -10,9 +10,9 @@ import torch
 
 from replication.checkpoints import load_run, save_run
 from replication.errors import ConfigError, DataError
-from replication.records import merge_rows, read_metadata, read_predictions, read_rows
+from replication.records import merge_rows, read_metadata, read_predictions, read_rows, result_name
 from replication.tasks import zero_shot_classification
-from replication.tasks.evaluate import evaluate, predictions_path, rows_path, score_predictions
+from replication.tasks.evaluate import evaluate, score_predictions
 
 DATA, PROTOCOL, CONFIG, TEXT = (
     doubles.prepared(),
@@ -51,10 +51,10 @@ class Place:
         return {path.name: path.stat().st_mtime_ns for path in files}
 
     def table(self, task: str) -> Path:
-        return predictions_path(self.predictions, CONFIG.run_id, task, PROTOCOL)
+        return self.predictions / CONFIG.run_id / result_name(task, PROTOCOL.id)
 
     def row_file(self, task: str) -> Path:
-        return rows_path(self.rows, CONFIG.run_id, task, PROTOCOL)
+        return self.rows / CONFIG.run_id / result_name(task, PROTOCOL.id)
 
 
 @pytest.fixture

@@ -1,0 +1,169 @@
+"""The audit as data: what it holds, and which mistakes in it are refused."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from replication.config import load_tier, resolve
+from replication.errors import ConfigError
+from replication.knowledge.descriptions import DESCRIPTIONS
+from replication.registry import method_class
+from replication.reporting.audit import AUDITS, Audit, load_audit
+
+Content = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def audit() -> Audit:
+    return load_audit()
+
+
+def test_all_places_are_there(audit: Audit) -> None:
+    assert len({entry.id for entry in audit.entries}) == 52
+    assert Counter(entry.id[0] for entry in audit.entries) == {"G": 7, "Z": 8, "P": 21, "F": 16}
+    assert all(entry.where and entry.what and entry.why for entry in audit.entries)
+
+
+def test_the_places_are_those_of_the_specification(shared: Path, audit: Audit) -> None:
+    text = (shared / "specs" / "medslip.md").read_text()
+    section = text[text.index("## 13 ") : text.index("## 14 ")]
+    assert [entry.id for entry in audit.entries] == re.findall(r"^\| ([GZPF]\d+) \|", section, re.MULTILINE)
+
+
+def test_what_needs_only_inference_shares_the_weights(audit: Audit) -> None:
+    """A variant that is marked so differs from the method in nothing that training depends on."""
+    tier, settings = load_tier("phantom"), method_class(audit.method).settings_class
+
+    def made(label: str) -> Content:
+        config = resolve(tier, label, 0, recipe=audit.recipe, settings_class=settings).model_dump()
+        for key in ("grounding", "fibrosis"):
+            del config["model"][key]
+        return {key: value for key, value in config.items() if key != "variant"}
+
+    assert len(audit.variants("weights")) == 4
+    for label in audit.variants("weights"):
+        assert made(label) == made(audit.method)
+    assert all(made(label) != made(audit.method) for label in audit.variants("training"))
+
+
+def test_no_needed_variant_is_named_twice(audit: Audit) -> None:
+    labels = audit.variants("training")
+    assert len(labels) == len(set(labels)) == 14
+    assert "medslip" not in labels
+    assert audit.variants("predictions") == audit.variants("transfer") == []
+
+
+def test_the_own_descriptions_do_not_show_what_the_released_ones_do() -> None:
+    """Z6 and Z7 say so: none is near 64 tokens, none has the characters that got lost."""
+    assert max(len(re.findall(r"\w+|[^\w\s]", text)) for text in DESCRIPTIONS.values()) <= 48
+    assert not set("“”‘’–—") & set("".join(DESCRIPTIONS.values()))
+
+
+def changed(folder: Path, change: Callable[[Content, dict[str, Content]], None]) -> Path:
+    content = yaml.safe_load((AUDITS / "medslip.yaml").read_text())
+    # Merge keys leave shared objects behind; a change must stay in its place.
+    content = yaml.safe_load(yaml.dump(content, Dumper=_Plain))
+    change(content, {entry["id"]: entry for entry in content["entries"]})
+    (folder / "medslip.yaml").write_text(yaml.dump(content))
+    return folder
+
+
+class _Plain(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def drop(content: Content, _: Any) -> None:
+    content["entries"].pop()
+
+
+def twice(content: Content, entries: dict[str, Content]) -> None:
+    entries["P2"]["id"] = "P1"
+
+
+def both(content: Content, entries: dict[str, Content]) -> None:
+    entries["P1"]["unmeasured"] = {"kind": "crash", "reason": "x"}
+
+
+def neither(content: Content, entries: dict[str, Content]) -> None:
+    del entries["F1"]["unmeasured"]
+
+
+def kind(content: Content, entries: dict[str, Content]) -> None:
+    entries["F1"]["unmeasured"]["kind"] = "crashed"
+
+
+def root(content: Content, entries: dict[str, Content]) -> None:
+    entries["P1"]["switches"][0]["path"] = "models.share_decoder_norm"
+
+
+def setting(content: Content, entries: dict[str, Content]) -> None:
+    entries["P1"]["switches"][0]["path"] = "model.share_decoder_norms"
+
+
+def value(content: Content, entries: dict[str, Content]) -> None:
+    entries["G6"]["switches"][0]["faithful"] = "any_cell"
+
+
+def kind_of_value(content: Content, entries: dict[str, Content]) -> None:
+    entries["P1"]["switches"][0]["faithful"] = "true"
+
+
+def variant(content: Content, entries: dict[str, Content]) -> None:
+    entries["P1"]["measured"][0]["faithful"]["label"] = "medslip/shared-norms"
+
+
+def other_method(content: Content, entries: dict[str, Content]) -> None:
+    entries["P1"]["measured"][0]["corrected"]["label"] = "medklip"
+
+
+def same_side(content: Content, entries: dict[str, Content]) -> None:
+    entries["P1"]["measured"][0]["faithful"]["label"] = "medslip"
+
+
+def swapped(content: Content, entries: dict[str, Content]) -> None:
+    entries["Z2"]["measured"][0]["corrected"]["label"] = "medslip"
+
+
+def unknown_key(content: Content, entries: dict[str, Content]) -> None:
+    entries["F1"]["wher"] = "x"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop, r"is missing[\s\S]*51 entries[\s\S]*52 entries"),
+        (twice, r"there twice[\s\S]*P1"),
+        (both, r"P1 is either measured or says why not"),
+        (neither, r"F1 is either measured or says why not"),
+        (kind, r"Unknown kind[\s\S]*entry F1[\s\S]*did you mean 'crash'"),
+        (root, r"root of a setting[\s\S]*entry P1[\s\S]*did you mean 'model'"),
+        (setting, r"does not fit[\s\S]*entry P1[\s\S]*share_decoder_norms[\s\S]*MeDSLIPSettings"),
+        (value, r"does not fit[\s\S]*entry G6[\s\S]*any_cell[\s\S]*cell_centre"),
+        (kind_of_value, r"another type[\s\S]*entry P1"),
+        (variant, r"Unknown variant[\s\S]*entry P1[\s\S]*did you mean 'shared-norm'"),
+        (other_method, r"another method[\s\S]*entry P1[\s\S]*medklip"),
+        (same_side, r"another value than its switch[\s\S]*entry P1, medslip[\s\S]*share_decoder_norm: False"),
+        (swapped, r"another value than its switch[\s\S]*entry Z2, medslip[\s\S]*fibrosis: tail"),
+        (unknown_key, r"Unknown configuration key[\s\S]*wher"),
+    ],
+    ids=lambda part: getattr(part, "__name__", ""),
+)
+def test_a_mistake_is_refused(
+    tmp_path: Path, change: Callable[[Content, dict[str, Content]], None], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_audit(folder=changed(tmp_path, change))
+    assert str(tmp_path / "medslip.yaml") in str(caught.value.where)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such"):
+        load_audit("medklip", tmp_path)
