@@ -130,13 +130,6 @@ class BioViL(PromptMethod):
         if settings.mlm_weight:
             self.mlm = MaskedWordHead(self.text.width, len(word_embeddings(self.text.encoder)))
 
-    @classmethod
-    def build(cls, settings: Settings, ingredients: Ingredients) -> BioViL:
-        """Make an untrained model; see ``Method.build``."""
-        if not isinstance(settings, BioViLSettings):
-            raise TypeError(f"BioViL is built from BioViLSettings, not from {type(settings).__name__}")
-        return cls(settings, ingredients)
-
     def loss(self, batch: Batch) -> Losses:
         """Images and texts, the two sections, masked words; reports without a text do not count."""
         chosen, generator = self.settings, generator_for(batch)

@@ -110,13 +110,6 @@ class CARZero(Method):
         self._known: dict[tuple[tuple[Finding, ...], Polarity], tuple[Side, list[slice]]] = {}
         self.register_load_state_dict_post_hook(self._forget)  # type: ignore[no-untyped-call]
 
-    @classmethod
-    def build(cls, settings: Settings, ingredients: Ingredients) -> CARZero:
-        """Make an untrained model; see ``Method.build``."""
-        if not isinstance(settings, CARZeroSettings):
-            raise TypeError(f"CARZero is built from CARZeroSettings, not from {type(settings).__name__}")
-        return cls(settings, ingredients)
-
     def train(self, mode: bool = True) -> Self:
         """Set the mode; prompts encoded with the weights so far are forgotten."""
         self._forget()

@@ -93,13 +93,6 @@ class CheXzero(PromptMethod):
         if source is not None and settings.text == "clip":
             self.load_released(source)
 
-    @classmethod
-    def build(cls, settings: Settings, ingredients: Ingredients) -> CheXzero:
-        """Make a model, untrained unless the trunk comes from a CLIP; see ``Method.build``."""
-        if not isinstance(settings, CheXzeroSettings):
-            raise TypeError(f"CheXzero is built from CheXzeroSettings, not {type(settings).__name__}")
-        return cls(settings, ingredients)
-
     def loss(self, batch: Batch) -> Losses:
         """CLIP's loss on images and one text of each report; images without a report do not count."""
         texts = [self._text(report) for report in batch.reports]

@@ -71,13 +71,6 @@ class ConVIRT(PromptMethod):
         self.image_head = _head(self.trunk.channels, hidden, settings.projection_dim)
         self.text_head = _head(self.text.width, hidden, settings.projection_dim)
 
-    @classmethod
-    def build(cls, settings: Settings, ingredients: Ingredients) -> ConVIRT:
-        """Make an untrained model; see ``Method.build``."""
-        if not isinstance(settings, ConVIRTSettings):
-            raise TypeError(f"ConVIRT is built from ConVIRTSettings, not from {type(settings).__name__}")
-        return cls(settings, ingredients)
-
     def loss(self, batch: Batch) -> Losses:
         """Contrastive loss of images and one text of each report; images without a report do not count."""
         texts = self._texts(batch)

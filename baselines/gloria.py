@@ -132,13 +132,6 @@ class GLoRIA(Method):
         self._known: dict[tuple[tuple[Finding, ...], Polarity], EncodedPrompts] = {}
         self.register_load_state_dict_post_hook(self._forget)  # type: ignore[no-untyped-call]
 
-    @classmethod
-    def build(cls, settings: Settings, ingredients: Ingredients) -> GLoRIA:
-        """Make an untrained model; see ``Method.build``."""
-        if not isinstance(settings, GLoRIASettings):
-            raise TypeError(f"GLoRIA is built from GLoRIASettings, not from {type(settings).__name__}")
-        return cls(settings, ingredients)
-
     def train(self, mode: bool = True) -> Self:
         """Set the mode; prompts encoded with the weights so far are forgotten."""
         self._forget()

@@ -145,13 +145,6 @@ class KAD(Method):
                 centre = self.text(self.text.tokenize(list(QUERIES))).mean(dim=0)
         self.register_buffer("text_centre", centre)
 
-    @classmethod
-    def build(cls, settings: Settings, ingredients: Ingredients) -> KAD:
-        """Make an untrained model; see ``Method.build``."""
-        if not isinstance(settings, KADSettings):
-            raise TypeError(f"KAD is built from KADSettings, not from {type(settings).__name__}")
-        return cls(settings, ingredients)
-
     def train(self, mode: bool = True) -> Self:
         """Set the mode; a frozen text encoder stays in evaluation mode unless ``frozen_dropout``."""
         super().train(mode)

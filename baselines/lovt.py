@@ -117,13 +117,6 @@ class LoVT(PromptMethod):
             self.image_local, self.text_local = (Head(width, hidden, outputs) for width in widths)
             self.attention = CrossAttention(outputs)
 
-    @classmethod
-    def build(cls, settings: Settings, ingredients: Ingredients) -> LoVT:
-        """Make an untrained model; see ``Method.build``."""
-        if not isinstance(settings, LoVTSettings):
-            raise TypeError(f"LoVT is built from LoVTSettings, not from {type(settings).__name__}")
-        return cls(settings, ingredients)
-
     def loss(self, batch: Batch) -> Losses:
         """Global loss of images and reports, local losses of regions and sentences within each pair."""
         options = self.settings

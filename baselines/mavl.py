@@ -180,13 +180,6 @@ class MAVL(Method):
         self.register_buffer("trained", torch.tensor(kept).nonzero().flatten(), persistent=False)
         initialise(self, settings.initialisation)
 
-    @classmethod
-    def build(cls, settings: Settings, ingredients: Ingredients) -> MAVL:
-        """Make an untrained model; see ``Method.build``."""
-        if not isinstance(settings, MAVLSettings):
-            raise TypeError(f"MAVL is built from MAVLSettings, not from {type(settings).__name__}")
-        return cls(settings, ingredients)
-
     def loss(self, batch: Batch) -> Losses:
         """Existence + position loss + global contrast on one batch."""
         options, generator = self.settings, generator_for(batch)

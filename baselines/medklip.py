@@ -111,13 +111,6 @@ class MedKLIP(Method):
         self.register_buffer("trained", torch.tensor(kept).nonzero().flatten(), persistent=False)
         initialise(self, settings.initialisation)
 
-    @classmethod
-    def build(cls, settings: Settings, ingredients: Ingredients) -> MedKLIP:
-        """Make an untrained model; see ``Method.build``."""
-        if not isinstance(settings, MedKLIPSettings):
-            raise TypeError(f"MedKLIP is built from MedKLIPSettings, not from {type(settings).__name__}")
-        return cls(settings, ingredients)
-
     def loss(self, batch: Batch) -> Losses:
         """Existence + position loss on one batch."""
         options, generator = self.settings, generator_for(batch)

@@ -74,13 +74,6 @@ class MFLAG(PromptMethod):
         self.image_head = _projector(self.trunk.channels, hidden, settings.projection_dim)
         self.text_head = _projector(self.text.width, hidden, settings.projection_dim)
 
-    @classmethod
-    def build(cls, settings: Settings, ingredients: Ingredients) -> MFLAG:
-        """Make an untrained model; see ``Method.build``."""
-        if not isinstance(settings, MFLAGSettings):
-            raise TypeError(f"M-FLAG is built from MFLAGSettings, not from {type(settings).__name__}")
-        return cls(settings, ingredients)
-
     def train(self, mode: bool = True) -> Self:
         """Set the mode; the frozen text encoder stays in evaluation mode unless its dropout is wanted."""
         super().train(mode)

@@ -135,13 +135,6 @@ class MGCA(PromptMethod):
         self.prototypes = nn.Linear(width, settings.prototypes, bias=False)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
-    @classmethod
-    def build(cls, settings: Settings, ingredients: Ingredients) -> MGCA:
-        """Make an untrained model; see ``Method.build``."""
-        if not isinstance(settings, MGCASettings):
-            raise TypeError(f"MGCA is built from MGCASettings, not from {type(settings).__name__}")
-        return cls(settings, ingredients)
-
     def loss(self, batch: Batch) -> Losses:
         """The three alignments; images without a report do not count."""
         chosen = self.settings

@@ -175,13 +175,6 @@ class PRIOR(PromptMethod):
             self.image_dropout = nn.Dropout2d(settings.image_dropout)
             self.image_decoder = ImageDecoder(2 * width, self.trunk.stride, settings.reconstruction_stride)
 
-    @classmethod
-    def build(cls, settings: Settings, ingredients: Ingredients) -> PRIOR:
-        """Make an untrained model; see ``Method.build``."""
-        if not isinstance(settings, PRIORSettings):
-            raise TypeError(f"PRIOR is built from PRIORSettings, not from {type(settings).__name__}")
-        return cls(settings, ingredients)
-
     def loss(self, batch: Batch) -> Losses:
         """The objective of the stage; images without a report take part in none of its terms."""
         options, generator = self.settings, generator_for(batch)

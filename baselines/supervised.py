@@ -62,13 +62,6 @@ class Supervised(Method):
         self.dropout = Dropout(settings.dropout)
         self.classifier = nn.Linear(2 * self.trunk.channels, len(self.label_names))
 
-    @classmethod
-    def build(cls, settings: Settings, ingredients: Ingredients) -> Supervised:
-        """Make an untrained model; see ``Method.build``."""
-        if not isinstance(settings, SupervisedSettings):
-            raise TypeError(f"Supervised is built from SupervisedSettings, not {type(settings).__name__}")
-        return cls(settings, ingredients)
-
     def loss(self, batch: Batch) -> Losses:
         """Mean binary cross-entropy over the known labels of the batch; 0 where none is known."""
         logits = self.classifier(self.dropout(self._pooled(batch.images))).float()

@@ -90,13 +90,6 @@ class MeDSLIP(Method):
         self.icl_scale = 1.0 if settings.loss.icl_scale == "one" else width**-0.5
         initialise(self, settings.initialisation)
 
-    @classmethod
-    def build(cls, settings: Settings, ingredients: Ingredients) -> MeDSLIP:
-        """Make an untrained model; see ``Method.build``."""
-        if not isinstance(settings, MeDSLIPSettings):
-            raise TypeError(f"MeDSLIP is built from MeDSLIPSettings, not from {type(settings).__name__}")
-        return cls(settings, ingredients)
-
     def loss(self, batch: Batch) -> Losses:
         """Existence (both streams) + alpha ProtoCL (both streams) + beta ICL on one batch."""
         cells, options = batch.triplets, self.settings.loss

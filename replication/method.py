@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -178,9 +178,18 @@ class Method(nn.Module, ABC):
     trunk: ImageTrunk
 
     @classmethod
-    @abstractmethod
-    def build(cls, settings: Settings, ingredients: Ingredients) -> Method:
-        """Make an untrained model; weights are drawn from torch's generator, which the caller has seeded."""
+    def build(cls, settings: Settings, ingredients: Ingredients) -> Self:
+        """Make an untrained model; weights are drawn from torch's generator, which the caller has seeded.
+
+        A subclass takes ``(settings, ingredients)``.
+
+        Raises:
+            TypeError: the settings are another method's.
+        """
+        if not isinstance(settings, cls.settings_class):
+            wanted, found = cls.settings_class.__name__, type(settings).__name__
+            raise TypeError(f"{cls.__name__} is built from {wanted}, not from {found}")
+        return cls(settings, ingredients)
 
     @abstractmethod
     def loss(self, batch: Batch) -> Losses:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,12 @@ from replication.schedule import learning_rate
 
 if TYPE_CHECKING:
     from replication.data.batches import PreparedData
+
+_OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": partial(torch.optim.SGD, momentum=0.9),
+}
 
 
 def pretrain(
@@ -138,7 +146,7 @@ class _Run:
         self.epochs = training.epochs if self.parameters else 0
         self.position = Position()
         if self.parameters:
-            kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[training.optimiser.name]
+            kind = _OPTIMISERS[training.optimiser.name]
             self.objective, self.optimiser = self.accelerator.prepare(
                 Objective(self.method, training.precision), kind(groups, lr=training.optimiser.lr, fused=True)
             )

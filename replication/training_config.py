@@ -37,14 +37,15 @@ class AugmentationConfig(Strict):
 
 
 class OptimiserConfig(Strict):
-    """AdamW or Adam with a cosine schedule.
+    """Optimiser and learning-rate schedule.
 
     Attributes:
+        name: ``sgd`` has momentum 0.9.
         warmup: ``epochs`` warms up linearly over ``warmup_epochs``; ``iters_in_epoch0`` is the released
             schedule, stepped every 100 iterations of the first epoch (audit P10); ``none``.
     """
 
-    name: Literal["adamw", "adam"] = "adamw"
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = 1.0e-4
     min_lr: float = 1.0e-5
     warmup_lr: float = 1.0e-5

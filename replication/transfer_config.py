@@ -77,6 +77,8 @@ class SegmentationConfig(FineTuneConfig):
     """A trunk with a decoder that gives every pixel a probability.
 
     Attributes:
+        negatives: training images without a region: ``balanced`` draws as many as there are with one (the
+            protocol of GLoRIA), ``all`` takes every one (the released code of MeDSLIP and MedKLIP).
         encoder: whether the trunk's weights are ``updated`` or ``frozen``, BatchNorm statistics included.
         decoder: ``unet`` of segmentation-models-pytorch, or ``res_unet`` of the released code.
         decoder_channels: of the U-Net's blocks from coarse to fine; the last ones where a trunk has fewer
@@ -84,6 +86,7 @@ class SegmentationConfig(FineTuneConfig):
             size than the image's, and its logits are enlarged bilinearly.
     """
 
+    negatives: Literal["balanced", "all"] = "balanced"
     encoder: Literal["updated", "frozen"] = "updated"
     decoder: Literal["unet", "res_unet"] = "unet"
     decoder_channels: tuple[PositiveInt, ...] = Field(default=(256, 128, 64, 32, 16), min_length=1)

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from data import raw
 from sklearn.metrics import roc_auc_score
 
+from replication.config import CONFIGS, read_yaml
 from replication.data.batches import PreparedData
 from replication.data.prepare import prepare
 
@@ -36,6 +38,7 @@ def test_list_prints_json(what: str) -> None:
         (["pretrain", "medklipp"], "did you mean 'medklip'"),
         (["list", "metods"], "did you mean 'methods'"),
         (["evaluate", "--run", "medslip-0"], "METHOD[~VARIANT].RECIPE.seedN"),
+        (["transfer", "--run", "medslip.matched.seed0", "--task", "linear"], "linear_probe"),
         (["checkpoint", "inspect", "nowhere.pth"], "nowhere.pth"),
         (["data", "prepare", "nih-cxr14", "--source", "nowhere", "--out", "out"], "nowhere"),
     ],
@@ -46,6 +49,17 @@ def test_a_mistake_is_explained_without_a_traceback(arguments: list[str], said: 
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_tasks_that_learn_from_labels_are_jobs_of_a_tier_that_has_them(tmp_path: Path) -> None:
+    tier = read_yaml(CONFIGS / "tiers" / "smoke.yaml")
+    tier["transfer"] = {"tasks": ["linear_probe", "finetune_segmentation"], "fractions": [0.5, 1.0]}
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump(tier))
+    done = replicate("run", "--tier", own, "--dry-run", "--only", "medklip", cwd=tmp_path)
+    assert done.returncode == 0
+    for task in tier["transfer"]["tasks"]:
+        assert f"transfer --run medklip.matched.seed0 --task {task}" in done.stdout
 
 
 def test_dry_run_lists_every_job_and_runs_none(tmp_path: Path) -> None:

@@ -160,3 +160,16 @@ def test_pixel_auc_is_the_auc_of_each_image() -> None:
     for i in range(3):
         assert found[i] == pytest.approx(sklearn_metrics.roc_auc_score(truth[i].ravel(), maps[i].ravel()))
     assert math.isnan(found[3])
+
+
+def test_the_mean_auc_leaves_out_what_is_unknown_or_has_one_class() -> None:
+    labels = np.array([[1, 1, 1], [0, 1, -1], [1, 1, 0], [0, 1, 0], [-1, 1, 1]], dtype=np.int8)
+    scores = np.random.default_rng(0).random((5, 3))
+    expected = np.mean(
+        [
+            sklearn_metrics.roc_auc_score(labels[labels[:, k] >= 0, k], scores[labels[:, k] >= 0, k])
+            for k in (0, 2)
+        ]
+    )
+    assert metrics.mean_roc_auc(labels, scores) == pytest.approx(expected)
+    assert math.isnan(metrics.mean_roc_auc(labels[:, 1:2], scores[:, 1:2]))

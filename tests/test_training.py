@@ -213,6 +213,22 @@ def test_gradient_is_clipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert norms == pytest.approx([0.01] * 3, rel=1e-3)
 
 
+def test_sgd_steps_along_the_gradient_with_momentum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    original = torch.optim.SGD.__init__
+
+    def remember(self: torch.optim.SGD, *arguments: object, **options: object) -> None:
+        made.append(options)
+        original(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.optim.SGD, "__init__", remember)
+    settings = {"name": "sgd", "lr": 0.01, "warmup": "none", "schedule": "constant"}
+    trained = train(doubles.run_config(epochs=1, optimiser=settings), tmp_path / "sgd")
+    assert [options["momentum"] for options in made] == [0.9]
+    other = train(doubles.run_config(epochs=1, optimiser={**settings, "name": "adam"}), tmp_path / "adam")
+    assert not torch.allclose(trained["head.weight"], other["head.weight"])
+
+
 def test_bf16_computes_in_bf16(tmp_path: Path) -> None:
     full = train(doubles.run_config(epochs=1), tmp_path / "fp32")
     half = train(doubles.run_config(epochs=1, precision="bf16"), tmp_path / "bf16")

@@ -85,9 +85,17 @@ def labelled_rows(data: PreparedData, order: Sequence[str], fraction: float) -> 
 
 
 def check_classes(
-    data: PreparedData, rows: NDArray[np.int64], columns: Sequence[str], fraction: float, where: str
+    data: PreparedData,
+    rows: NDArray[np.int64],
+    columns: Sequence[str],
+    fraction: float,
+    where: str,
+    needed: Sequence[str] = ("present", "absent"),
 ) -> None:
-    """Both classes of every finding must be among the labelled images, or nothing can be learned.
+    """The classes of every finding must be among the labelled images, or nothing can be learned.
+
+    Args:
+        needed: which classes; segmentation can do without absent ones.
 
     Raises:
         DataError: names the fraction, the class and the counts.
@@ -97,8 +105,8 @@ def check_classes(
     patients = data.manifest["patient_id"].iloc[rows].nunique()
     for column, known in zip(columns, labels.T, strict=True):
         counts = {"present": int((known == 1).sum()), "absent": int((known == 0).sum())}
-        for state, count in counts.items():
-            if count:
+        for state in needed:
+            if counts[state]:
                 continue
             whole = int((everything[:, data.label_names.index(column)] == int(state == "present")).sum())
             raise DataError(
@@ -106,6 +114,6 @@ def check_classes(
                 where=where,
                 found=f"{counts['present']} present, {counts['absent']} absent among {len(rows)} images "
                 f"of {patients} patients; {whole} {state} in the whole training split",
-                allowed="at least one image of each class of every finding",
+                allowed=f"at least one image of each class ({', '.join(needed)}) of every finding",
                 remedy="take this fraction out of transfer.fractions, or use more patients",
             )

@@ -137,9 +137,9 @@ class _Bench:
             return ""
         draws = f"{self.report.tier.bootstrap:,} resamples"
         many = (
-            "mean over seeds ± sample standard deviation over seeds; in brackets the 95 % interval over seeds "
-            f"and test patients (variance between seeds plus bootstrap over patients as clusters, {draws}; t "
-            "quantile), of the difference paired by seed and by test patient"
+            "mean over seeds ± sample standard deviation over seeds; in brackets the 95 % interval over "
+            "seeds and test patients (variance between seeds plus bootstrap over patients as clusters, "
+            f"{draws}; t quantile), of the difference paired by seed and by test patient"
         )
         single = (
             f"one seed: in brackets the 95 % interval by bootstrap over test patients as clusters ({draws}), "

@@ -11,11 +11,27 @@ from replication.config import Protocol
 from replication.errors import ConfigError
 from replication.records import read_predictions
 from replication.statistics import FloatArray
-from replication.tasks import common, zero_shot_classification, zero_shot_grounding, zero_shot_relations
+from replication.tasks import (
+    common,
+    finetune_segmentation,
+    zero_shot_classification,
+    zero_shot_grounding,
+    zero_shot_relations,
+)
+
+
+def _classification(
+    predictions: common.Predictions, protocol: Protocol, draws: int
+) -> Sequence[common.Draws]:
+    return zero_shot_classification.metric_draws(predictions.frame, protocol, draws=draws)
+
 
 _METRICS: dict[str, Callable[[common.Predictions, Protocol, int], Sequence[common.Draws]]] = {
-    "zero_shot_classification": lambda predictions, protocol, draws: zero_shot_classification.metric_draws(
-        predictions.frame, protocol, draws=draws
+    "zero_shot_classification": _classification,
+    "linear_probe": _classification,
+    "finetune_classification": _classification,
+    "finetune_segmentation": lambda predictions, protocol, draws: finetune_segmentation.metric_draws(
+        predictions, protocol, draws=draws
     ),
     "zero_shot_grounding": lambda predictions, protocol, draws: zero_shot_grounding.metric_draws(
         predictions, protocol, draws=draws
@@ -39,9 +55,11 @@ def bootstrap_draws(
     Raises:
         ConfigError: the task is unknown here. DataError: the predictions are damaged.
     """
-    if task not in _METRICS:
+    # Forms of a task, such as a frozen encoder, have names that begin with its own.
+    base = next((name for name in _METRICS if task.startswith(name)), None)
+    if base is None:
         raise ConfigError("No draws are known for this task.", found=task, allowed=sorted(_METRICS))
-    found = _METRICS[task](load_predictions(path), protocol, draws)
+    found = _METRICS[base](load_predictions(path), protocol, draws)
     return {(one.finding, one.metric): one.draws for one in found}
 
 

@@ -79,11 +79,12 @@ def questions(
     keys = ["task", "protocol", "label_fraction", "metric"]
     found = []
     for task, protocol, fraction, metric in rows[keys].drop_duplicates().itertuples(index=False):
+        # Forms of a task, such as a frozen encoder, have names that begin with its own.
         base = next((name for name in order if task.startswith(name)), "")
         primary = PRIMARY.get(base, ())
         if metrics or metric in primary:
             rank = primary.index(metric) if metric in primary else len(primary)
-            number = order.index(base) if base else len(order)
+            number = order.index(base) if base in order else len(order)
             question = Question(task, load_protocol(protocol), metric, float(fraction))
             found.append(((number, task, place.get(protocol, len(place)), fraction, rank, metric), question))
     return [question for _, question in sorted(found, key=lambda one: one[0])]

@@ -166,7 +166,7 @@ class Report:
         """
         return Header(
             protocols="; ".join(describe(protocol, rows, images) for protocol in protocols),
-            selection=by_method(rows, "selection", _SELECTION),
+            selection=by_method(rows, "selection", _selection_words(rows)),
             thresholds=by_method(rows, "threshold_rule", {}).replace(*_SCALING),
             error_bars=error_bars,
             data=self.sentence_about(protocols),
@@ -232,6 +232,15 @@ def by_method(rows: pd.DataFrame, column: str, words: dict[str, str]) -> str:
     if all(names == set(rows["label"]) for names in labels.values()):
         return "; ".join(sorted(labels))
     return "; ".join(f"{rule} ({', '.join(sorted(names))})" for rule, names in sorted(labels.items()))
+
+
+def _selection_words(rows: pd.DataFrame) -> dict[str, str]:
+    """What the rows' selections mean; a task that learns from labels chooses twice."""
+    words = {}
+    for rule in rows["selection"].unique():
+        weights, _, then = str(rule).partition("; ")
+        words[str(rule)] = _SELECTION.get(weights, weights) + (f"; then {then}" if then else "")
+    return words
 
 
 def titled(dataset: str) -> str:

@@ -34,7 +34,8 @@ class Family:
     """Tasks that share a table.
 
     Attributes:
-        suffix: of the table's name. title: of the tasks. delong: whether its metrics are AUCs of the scores.
+        suffix: of the table's name. title: of the tasks.
+        delong: whether DeLong's test is shown; its metrics must be AUCs of the scores.
     """
 
     suffix: str
@@ -46,9 +47,11 @@ class Family:
 FAMILIES = (
     Family("", "zero-shot classification", ("zero_shot_classification",), True),
     Family("_where", "zero-shot grounding and relations", ("zero_shot_grounding", "zero_shot_relations")),
-    Family("_linear_probe", "linear probe", ("linear_probe",), True),
-    Family("_finetune", "fine-tuned classification", ("finetune_classification",), True),
-    Family("_segmentation", "fine-tuned segmentation", ("finetune_segmentation",)),
+    Family("_linear_probe", "linear probe", ("linear_probe",)),
+    Family("_finetune", "fine-tuned classification", ("finetune_classification",)),
+    Family(
+        "_segmentation", "fine-tuned segmentation", ("finetune_segmentation", "finetune_segmentation_frozen")
+    ),
 )
 
 
@@ -131,7 +134,8 @@ def name_of(question: Question) -> str:
     mean = f" (mean of {several})" if several > 1 and question.metric == "auc" else ""
     labels = f", {100 * question.label_fraction:g} % of the labels" if question.label_fraction else ""
     metric = METRIC_NAMES.get(question.metric, question.metric)
-    return f"{titled(question.protocol.dataset)}{mean}, {metric}{labels}"
+    frozen = ", frozen encoder" if question.task.endswith("_frozen") else ""
+    return f"{titled(question.protocol.dataset)}{mean}, {metric}{frozen}{labels}"
 
 
 def _columns(question: Question, family: Family) -> list[Column]:

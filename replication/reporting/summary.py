@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from replication.config import Protocol, load_protocol
-from replication.records import read_metadata, read_predictions
+from replication.records import read_metadata, read_predictions, result_name
 from replication.reporting.report import Entry, Report
 from replication.reporting.tables import Cell
 from replication.statistics import FloatArray, hierarchical_mean
@@ -44,30 +44,41 @@ class Summariser:
     def __init__(self, report: Report) -> None:
         self.report = report
         self._used: set[str] = set()
-        self._draws: dict[tuple[str, str, str], Draws | None] = {}
+        self._draws: dict[Path, Draws | None] = {}
 
-    def cell(self, entry: Entry, task: str, protocol: str, finding: str | None, metric: str) -> Cell:
+    def cell(
+        self,
+        entry: Entry,
+        task: str,
+        protocol: str,
+        finding: str | None,
+        metric: str,
+        fraction: float = 0.0,
+    ) -> Cell:
         """The number of one method under one protocol, over all its seeds.
 
         Args:
             finding: ``None`` asks for the protocol as a whole: the mean over its findings, or its only one.
+            fraction: share of the data set's labels that was learned from.
         """
-        rows = self._rows(entry, task, protocol)
+        rows = self._rows(entry, task, protocol, fraction)
         of_metric = rows[rows["metric"] == metric]
         if finding is None:
             finding = MEAN if (of_metric["finding"] == MEAN).any() else _only(of_metric["finding"])
         chosen = of_metric[of_metric["finding"] == finding].sort_values("seed")
-        if reason := self._why_missing(entry, task, protocol, chosen):
+        name = result_name(task, protocol, fraction)
+        if reason := self._why_missing(entry, name, chosen):
             return Cell.absent(reason)
         values = chosen["value"].to_numpy(dtype=np.float64)
-        lower, upper = self._interval(chosen, values)
+        lower, upper = self._interval(chosen, values, name)
+        source = name.removesuffix(".parquet") if fraction else f"{task}/{protocol}"
         return Cell(
             value=float(values.mean()),
             lower=lower,
             upper=upper,
             spread=float(values.std(ddof=1)) if len(values) > 1 else None,
             n_seeds=len(values),
-            rows=tuple(f"{run}/{task}/{protocol}/{finding}/{metric}" for run in chosen["run_id"].astype(str)),
+            rows=tuple(f"{run}/{source}/{finding}/{metric}" for run in chosen["run_id"].astype(str)),
             runs=tuple(chosen["run_id"].astype(str)),
             higher_is_better=bool(chosen["higher_is_better"].iloc[0]),
         )
@@ -80,12 +91,11 @@ class Summariser:
     def paths(self, entry: Entry, task: str, protocol: str) -> list[Path]:
         """Files of predictions of each seed that are in the results folder, by seed."""
         runs = self._rows(entry, task, protocol)[["seed", "run_id"]].drop_duplicates().sort_values("seed")
-        paths = [self._path("predictions", run_id, task, protocol) for run_id in runs["run_id"]]
+        paths = [self._file("predictions", run_id, result_name(task, protocol)) for run_id in runs["run_id"]]
         return [path for path in paths if path.is_file()]
 
-    def _path(self, kind: str, run_id: str, task: str, protocol: str) -> Path:
-        slug = protocol.replace("/", "--")
-        return self.report.results / kind / run_id / f"{task}.{slug}.parquet"
+    def _file(self, kind: str, run_id: str, name: str) -> Path:
+        return self.report.results / kind / run_id / name
 
     def undefined_findings(self, task: str, protocol: Protocol, metric: str) -> list[str]:
         """Findings that no method's mean includes, because the data leave the metric undefined."""
@@ -98,18 +108,19 @@ class Summariser:
         draws = self.report.tier.bootstrap
         return "; ".join(_BARS[kind].format(draws=draws) for kind in _BARS if kind in self._used)
 
-    def _rows(self, entry: Entry, task: str, protocol: str) -> pd.DataFrame:
+    def _rows(self, entry: Entry, task: str, protocol: str, fraction: float = 0.0) -> pd.DataFrame:
         rows = self.report.rows
         same = (rows["label"] == entry.label) & (rows["recipe"] == entry.recipe)
-        return rows[same & (rows["task"] == task) & (rows["protocol"] == protocol)]
+        same &= (rows["task"] == task) & (rows["protocol"] == protocol)
+        return rows[same & (rows["label_fraction"] == fraction)]
 
-    def _why_missing(self, entry: Entry, task: str, protocol: str, chosen: pd.DataFrame) -> str:
+    def _why_missing(self, entry: Entry, name: str, chosen: pd.DataFrame) -> str:
         every = self.report.rows
         own = every[(every["label"] == entry.label) & (every["recipe"] == entry.recipe)]
         if own.empty:
             return "no run of it has been evaluated"
         if chosen.empty:
-            files = [self._path("rows", str(run), task, protocol) for run in sorted(own["run_id"].unique())]
+            files = [self._file("rows", str(run), name) for run in sorted(own["run_id"].unique())]
             reasons = {str(note) for path in files if (note := read_metadata(path).get("nothing"))}
             told = ["; ".join(part.strip(" .") for part in reason.splitlines()) for reason in sorted(reasons)]
             return " / ".join(told) or "it has no such row under this protocol"
@@ -119,7 +130,7 @@ class Summariser:
         return ""
 
     def _interval(
-        self, chosen: pd.DataFrame, values: NDArray[np.float64]
+        self, chosen: pd.DataFrame, values: NDArray[np.float64], name: str
     ) -> tuple[float | None, float | None]:
         first = chosen.iloc[0]
         if len(chosen) == 1:
@@ -128,9 +139,9 @@ class Summariser:
                 self._used.add("patients")
                 return ends
             return None, None
-        found = [
-            self._run_draws(str(run), str(first["task"]), str(first["protocol"])) for run in chosen["run_id"]
-        ]
+        task, protocol = str(first["task"]), str(first["protocol"])
+        paths = [self._file("predictions", str(run), name) for run in chosen["run_id"]]
+        found = [self._run_draws(path, task, protocol) for path in paths]
         key = (str(first["finding"]), str(first["metric"]))
         draws = [one[key] for one in found if one is not None and key in one]
         if len(draws) < len(chosen):
@@ -143,19 +154,17 @@ class Summariser:
         # All metrics with draws are shares; a symmetric interval knows no such limits.
         return max(0.0, estimate.lower), min(1.0, estimate.upper)
 
-    def _run_draws(self, run_id: str, task: str, protocol: str) -> Draws | None:
+    def _run_draws(self, path: Path, task: str, protocol: str) -> Draws | None:
         # The tasks bring PyTorch along, which tables of single seeds do not need.
         from replication.reporting.draws import bootstrap_draws
 
-        key = (run_id, task, protocol)
-        if key not in self._draws:
-            path = self._path("predictions", run_id, task, protocol)
-            self._draws[key] = (
+        if path not in self._draws:
+            self._draws[path] = (
                 bootstrap_draws(path, task, load_protocol(protocol), self.report.tier.bootstrap)
                 if path.is_file()
                 else None
             )
-        return self._draws[key]
+        return self._draws[path]
 
 
 def _only(findings: pd.Series) -> str | None:

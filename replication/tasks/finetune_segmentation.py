@@ -90,6 +90,9 @@ class SegmentationTuning:
         )
         judged = judged[adaptation.labels(judged)[:, 0] == 1]
         self._check(learned, judged, fraction)
+        if settings.negatives == "balanced":
+            absent = adaptation.labels(learned)[:, 0] == 0
+            learned = balanced(learned, absent, adaptation.seed_of("negatives", fraction))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(adaptation.seed_of("decoder"))
             model = SegmentationNetwork(adaptation.fresh_trunk(), settings)
@@ -152,6 +155,13 @@ class SegmentationTuning:
                 allowed="at least one of each",
                 remedy="take this fraction out of transfer.fractions, or prepare the data with their regions",
             )
+
+
+def balanced(rows: NDArray[np.int64], absent: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:
+    """All rows with the finding, and at most as many without, drawn at random; ascending."""
+    present, others = rows[~absent], rows[absent]
+    drawn = np.random.default_rng(seed).permutation(others)[: len(present)]
+    return np.sort(np.concatenate([present, drawn]))
 
 
 def known_regions(data: PreparedData, protocol: Protocol) -> NDArray[np.bool_]:

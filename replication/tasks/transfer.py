@@ -40,12 +40,14 @@ class TransferTask:
     Attributes:
         settings: its part of a tier's settings, switched as this form needs it.
         learner: made from a trunk, data and these settings.
+        needs: the classes that must be among the labelled images.
         chosen: how what is evaluated was chosen; names of settings in braces.
     """
 
     settings: Callable[[TransferConfig], LinearProbeConfig | FineTuneConfig]
     learner: Callable[[Adaptation, Any], Learner]
     measure: Measure
+    needs: tuple[str, ...]
     chosen: str
 
 
@@ -54,6 +56,7 @@ def _classification(**switches: str) -> TransferTask:
         lambda config: config.classification.model_copy(update=switches),
         ClassifierTuning,
         zero_shot_classification.measure,
+        ("present", "absent"),
         "step of highest mean AUC on {select}",
     )
 
@@ -63,6 +66,7 @@ def _segmentation(**switches: str) -> TransferTask:
         lambda config: config.segmentation.model_copy(update=switches),
         SegmentationTuning,
         finetune_segmentation.measure,
+        ("present",),
         "step of highest mean Dice on {select}, encoder {encoder}, decoder {decoder}",
     )
 
@@ -72,6 +76,7 @@ TASKS: dict[str, TransferTask] = {
         lambda config: config.probe,
         LinearProbe,
         zero_shot_classification.measure,
+        ("present", "absent"),
         "penalty of highest AUC on val",
     ),
     "finetune_classification": _classification(),
@@ -129,7 +134,7 @@ def transfer(
     order = stored_order(orders, protocol, data, config.seed)
     labelled = {fraction: labelled_rows(data, order, fraction) for fraction in wanted}
     for fraction, rows in labelled.items():
-        check_classes(data, rows, columns, fraction, protocol.id)
+        check_classes(data, rows, columns, fraction, protocol.id, form.needs)
     own = form.settings(settings)
     run = EvaluatedRun.open(run_folder, method, config)
     selection = f"{config.training.select}; {form.chosen.format(**own.model_dump())}"

@@ -221,12 +221,12 @@ def transfer_run(
     from replication.tasks.transfer import task_named, transfer
 
     tier = workspace.tier
+    task_named(task)
     if tier.transfer is None:
         raise ConfigError(
             f"Tier {tier.name} has no settings for tasks that learn from labels.",
             remedy="add the key transfer to its file",
         )
-    task_named(task)
     chosen = [load_protocol(p) for p in protocol_ids] or transfer_protocols(tier, task)
     if not chosen:
         raise ConfigError(f"No protocol of tier {tier.name} asks for {task}.", found=list(tier.protocols))

@@ -149,6 +149,22 @@ def write_covidx(source: Path) -> Path:
     return source
 
 
+def write_covid_chestxray(source: Path) -> Path:
+    """Findings of every kind, one not filled in; every other image has a mask of the lungs."""
+    findings = ["COVID-19", '"COVID-19, ARDS"', "todo", "Streptococcus", "No Finding", "COVID-19"]
+    rows = []
+    for k, finding in enumerate(findings):
+        name, masked = f"{k}.png", k % 2 == 0
+        rows.append(f"{name},{k // 2},,PA,{finding},{masked}")
+        write_picture(source / "images" / name, picture(k))
+        if masked:
+            mask = np.zeros((40, 40), np.uint8)
+            mask[5:35, 5:15] = 255
+            write_picture(source / "lung_masks" / name, mask)
+    lines(source / "metadata.csv", "image,patient_id,sex,view,finding,has_lung_mask", *rows)
+    return source
+
+
 REPORT = """                                 FINAL REPORT
  EXAMINATION:  CHEST (PA AND LAT)
 

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replication.config import AugmentationConfig
-from replication.data.augmentation import LUNG_FIELD, affine_maps, augment, crop_box, mirror_triplets
+from replication.data.augmentation import (
+    LUNG_FIELD,
+    affine_maps,
+    augment,
+    augment_pairs,
+    crop_box,
+    mirror_triplets,
+)
+from replication.errors import ConfigError
 from replication.knowledge.vocabulary import anatomy_index, pathology_index
 
 STILL = {"crop_scale": (1.0, 1.0), "rotation": 0.0, "translation": 0.0, "jitter": 0.0}
@@ -105,3 +113,27 @@ def test_mirroring_swaps_the_sides_and_drops_what_has_no_partner() -> None:
     twice = mirror_triplets(mirrored)
     before[0, anatomy_index("middle_right_lobe")] = -1
     assert np.array_equal(twice, before)
+
+
+def test_masks_move_with_their_images() -> None:
+    """A bright disc and its mask still cover each other after any warp."""
+    row, column = np.mgrid[:64, :64]
+    masks = np.stack([(row - y) ** 2 + (column - x) ** 2 < 80 for y, x in ((20, 30), (40, 25), (32, 40))])
+    config = AugmentationConfig(crop_scale=(0.5, 1.0), rotation=20, translation=0.2, hflip="keep_labels")
+    for seed in range(5):
+        images, moved = augment_pairs(masks.astype(np.uint8) * 200, masks.astype(np.uint8), config, seed)
+        bright = images.numpy() > images.numpy().max(axis=(1, 2), keepdims=True) / 2
+        assert set(np.unique(moved)) == {0, 1}
+        assert (bright & (moved == 1)).sum() / (bright | (moved == 1)).sum() > 0.9
+        assert not np.array_equal(moved, masks)
+
+
+def test_images_of_pairs_are_those_of_images_alone(images: np.ndarray) -> None:
+    config = AugmentationConfig(hflip="keep_labels")
+    pixels, _ = augment_pairs(images, np.zeros_like(images), config, 7)
+    assert torch.equal(pixels, augment(images, config, 7).images)
+
+
+def test_masks_cannot_follow_the_released_augmentation(images: np.ndarray) -> None:
+    with pytest.raises(ConfigError, match="batched"):
+        augment_pairs(images, np.zeros_like(images), AugmentationConfig(kind="released"), 0)

@@ -29,6 +29,7 @@ WRITERS: dict[str, Writer] = {
     "rsna-pneumonia": raw.write_rsna,
     "siim-acr": raw.write_siim_dicom,
     "covidx-cxr4": raw.write_covidx,
+    "covid-chestxray": raw.write_covid_chestxray,
 }
 
 

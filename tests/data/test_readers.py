@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replication.data.boxes import boxes_from_json
+from replication.data.covid_chestxray import CovidChestxray
 from replication.data.covidx_cxr4 import CovidxCxr4, parse_line
 from replication.data.mimic_cxr import MimicCxr
 from replication.data.nih_cxr14 import NIH_LABELS, NihCxr14, parse_labels
@@ -22,7 +23,7 @@ from replication.registry import DATASETS, dataset_reader, names
 
 from . import raw
 
-READERS = [MimicCxr, NihCxr14, RsnaPneumonia, SiimAcr, CovidxCxr4]
+READERS = [MimicCxr, NihCxr14, RsnaPneumonia, SiimAcr, CovidxCxr4, CovidChestxray]
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -206,6 +207,28 @@ class TestCovidx:
         raw.edit(source / "val.txt", "0 val-0.png negative rsna", line)
         with pytest.raises(DataError, match=r"val\.txt, row 1"):
             CovidxCxr4.records(source)
+
+
+class TestCovidChestxray:
+    def test_findings_that_nobody_filled_in_are_unknown(self, tmp_path: Path) -> None:
+        rows = by_id(CovidChestxray.records(raw.write_covid_chestxray(tmp_path)))
+        assert rows["label:covid"].tolist() == [1, 1, -1, 0, 0, 1]
+        assert rows["label:lungs"].tolist() == [1, -1] * 3
+        assert rows["mask_file"].tolist() == [
+            "lung_masks/0.png",
+            "",
+            "lung_masks/2.png",
+            "",
+            "lung_masks/4.png",
+            "",
+        ]
+        assert rows.loc["0.png", "split"] == rows.loc["1.png", "split"]
+
+    def test_a_flag_of_another_kind_is_refused(self, tmp_path: Path) -> None:
+        source = raw.write_covid_chestxray(tmp_path)
+        raw.edit(source / "metadata.csv", "3.png,1,,PA,Streptococcus,False", "3.png,1,,PA,Streptococcus,no")
+        with pytest.raises(DataError, match=r"metadata\.csv, row 5"):
+            CovidChestxray.records(source)
 
 
 class TestMimic:

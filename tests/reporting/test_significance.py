@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from reporting_doubles import CLASSIFICATION, GROUNDING, RELATIONS, TIER, Folders, make_results
+from reporting_doubles import CLASSIFICATION, GROUNDING, RELATIONS, SKILL, TIER, Folders, make_results
 from statsmodels.stats.multitest import multipletests
 
 from replication.config import load_protocol
@@ -27,9 +27,11 @@ NIH = "nih-cxr14/phantom/v1"
 ZERO_SHOT, WHERE = significance.FAMILIES[:2]
 
 
-def opened(folders: Folders, **changes: object) -> Report:
+def opened(folders: Folders) -> Report:
+    """Results of a tier that asks for the methods of the doubles alone."""
     found = Report.open(TIER, folders.results, folders.work)
-    return replace(found, tier=found.tier.model_copy(update={"bootstrap": 60, **changes}))
+    asked = {"bootstrap": 60, "methods": tuple(SKILL), "variants": (), "seeds": (0, 1, 2)}
+    return replace(found, tier=found.tier.model_copy(update=asked))
 
 
 def cut(report: Report, *methods: str, seeds: tuple[int, ...] = (0, 1, 2)) -> Report:
@@ -192,6 +194,29 @@ def test_tables_follow_what_was_measured(report: Report) -> None:
     asked = questions(both, tasks=["linear_probe"])
     assert {one.label_fraction for one in asked} == {0.1}
     assert "10 % of the labels" in significance.name_of(asked[0])
+
+
+def test_tasks_with_labels_are_compared_at_every_fraction(report: Report, tmp_path: Path) -> None:
+    """Predictions of the zero-shot task under the names of another."""
+    rows = report.rows[report.rows["task"] == CLASSIFICATION]
+    probed = [rows.assign(task="linear_probe", label_fraction=share) for share in (0.01, 1.0)]
+    for run in rows["run_id"].unique():
+        for path in (report.results / "predictions" / run).glob(f"{CLASSIFICATION}.*.parquet"):
+            for share in ("0.01", "1"):
+                name = path.name.replace(CLASSIFICATION, "linear_probe").replace(
+                    ".parquet", f".f{share}.parquet"
+                )
+                target = tmp_path / "predictions" / run / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.symlink_to(path)
+    found = replace(report, rows=pd.concat(probed), results=tmp_path)
+    family = next(one for one in significance.FAMILIES if one.suffix == "_linear_probe")
+    table = significance.significance_table(found, Comparer(found), family)
+    assert len(table.columns) == 4 * 2 * 2
+    assert table.columns[0].group == "NIH ChestX-ray14 (mean of 14), AUC, 1 % of the labels"
+    assert len({column.group for column in table.columns}) == 8
+    plain = significance.significance_table(report, Comparer(report), ZERO_SHOT)
+    assert [row.cells[0].value for row in table.rows] == [row.cells[0].value for row in plain.rows]
 
 
 def test_ranks_are_those_of_the_rows(report: Report) -> None:

@@ -16,6 +16,7 @@ from replication.tasks.common import NothingToMeasure, Predictions
 from replication.tasks.finetune_segmentation import (
     THRESHOLDS,
     SegmentationTuning,
+    balanced,
     count_pixels,
     known_regions,
     measure,
@@ -177,6 +178,15 @@ def test_a_finding_without_a_drawn_region_is_not_used(data: PreparedData) -> Non
     assert known.sum() == len(known) - 5
     predicted = learner(partly, min_steps=1, checks=1).predict(partly.rows("train"), 1.0)
     assert not set(partly.manifest["sample_id"].iloc[present[:5]]) & set(predicted.frame["sample"])
+
+
+def test_as_many_images_without_a_region_as_with_one() -> None:
+    absent = np.array([True, False, True, True, False, True])
+    rows = np.arange(10, 16)
+    drawn = [balanced(rows, absent, seed) for seed in range(20)]
+    assert all(set(one) >= {11, 14} and len(one) == 4 for one in drawn)
+    assert len({tuple(one) for one in drawn}) > 1
+    assert list(balanced(rows, ~absent, 0)) == list(rows)
 
 
 def test_the_loss_is_cross_entropy_and_dice() -> None:

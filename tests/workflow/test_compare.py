@@ -28,7 +28,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("compare")
     make_results(root, ("medslip", "medklip", "convirt"), (0, 1, 2))
     tier = yaml.safe_load((CONFIGS / "tiers" / "phantom.yaml").read_text())
-    tier |= {"methods": ["medslip", "medklip", "convirt"], "bootstrap": 50, "seeds": [0, 1, 2]}
+    tier |= {
+        "methods": ["medslip", "medklip", "convirt"],
+        "bootstrap": 50,
+        "seeds": [0, 1, 2],
+        "variants": [],
+    }
     (root / "tier.yaml").write_text(yaml.safe_dump(tier))
     return root
 
@@ -129,7 +134,7 @@ def copied(tmp_path: Path) -> tuple[Workspace, Folders]:
     """Two methods with one seed, in a tier of two seeds."""
     folders = make_results(tmp_path, ("medslip", "medklip"), (0, 1))
     tier = yaml.safe_load((CONFIGS / "tiers" / "phantom.yaml").read_text())
-    tier |= {"methods": ["medslip", "medklip", "convirt"], "bootstrap": 50, "seeds": [0, 1]}
+    tier |= {"methods": ["medslip", "medklip", "convirt"], "bootstrap": 50, "seeds": [0, 1], "variants": []}
     (tmp_path / "tier.yaml").write_text(yaml.safe_dump(tier))
     return opened(tmp_path), folders
 

@@ -6,7 +6,17 @@ import pytest
 
 from replication.config import load_tier
 from replication.errors import ConfigError
-from replication.workflow.plan import Run, Workspace, datasets, run_config, runs, split_rule
+from replication.transfer_config import TransferConfig
+from replication.workflow.plan import (
+    Run,
+    Workspace,
+    datasets,
+    run_config,
+    runs,
+    split_rule,
+    transfer_protocols,
+    transfer_tasks,
+)
 
 
 @pytest.mark.parametrize("label", ["medslip", "medslip/no-protocl"])
@@ -51,3 +61,15 @@ def test_two_splits_of_one_data_set_in_one_tier_are_refused() -> None:
     )
     with pytest.raises(ConfigError, match="two splits of nih-cxr14"):
         split_rule(tier, "nih-cxr14")
+
+
+def test_a_tier_does_the_tasks_that_its_protocols_ask_for() -> None:
+    tasks = ("linear_probe", "finetune_segmentation_frozen")
+    tier = load_tier("phantom").model_copy(update={"transfer": TransferConfig(tasks=tasks)})
+    assert transfer_tasks(tier) == list(tasks)
+    datasets_of = {task: [p.dataset for p in transfer_protocols(tier, task)] for task in tasks}
+    assert datasets_of["linear_probe"] == ["nih-cxr14", "rsna-pneumonia", "siim-acr", "covidx-cxr4"]
+    assert datasets_of["finetune_segmentation_frozen"] == ["rsna-pneumonia", "siim-acr"]
+    without = tier.model_copy(update={"protocols": ("nih-cxr14/phantom/v1",)})
+    assert transfer_tasks(without) == ["linear_probe"]
+    assert transfer_tasks(tier.model_copy(update={"transfer": None})) == []
