@@ -99,6 +99,7 @@ class TransferConfig(Strict):
         tasks: which are done, each under the protocols that name it; its forms (test-selected, released
             decoder) under the same.
         fractions: shares of the training patients whose labels are used.
+        variants: whether variants of methods (ablations, audit) are transferred too, or methods only.
     """
 
     tasks: tuple[TransferTask, ...] = (
@@ -108,6 +109,7 @@ class TransferConfig(Strict):
         "finetune_segmentation_frozen",
     )
     fractions: tuple[float, ...] = Field(default=(0.01, 0.1, 1.0), min_length=1)
+    variants: bool = False
     probe: LinearProbeConfig = LinearProbeConfig()
     classification: FineTuneConfig = FineTuneConfig()
     segmentation: SegmentationConfig = SegmentationConfig()

@@ -1,8 +1,7 @@
-"""One static page with every table and figure of a tier; it needs no network and no other file."""
+"""One static page with every table and figure of a tier; it needs no network, only the folder ``figures``."""
 
 from __future__ import annotations
 
-import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -119,14 +118,15 @@ def _figure_view(sidecar: Path) -> dict[str, Any]:
     picture = sidecar.with_suffix(".png")
     try:
         facts = json.loads(sidecar.read_text(encoding="utf-8"))
-        content = base64.b64encode(picture.read_bytes()).decode("ascii")
+        if not picture.is_file():
+            raise FileNotFoundError(f"no {picture.name}")
         return {
             "name": facts["name"],
             "title": facts["title"],
             "caption": facts["caption"],
             "data": facts["data"],
             "footer": footer(facts["provenance"]),
-            "source": f"data:image/png;base64,{content}",
+            "source": f"../figures/{picture.name}",
         }
     except (OSError, ValueError, KeyError) as error:
         raise DataError(

@@ -158,10 +158,15 @@ def transfer_protocols(tier: TierConfig, task: str) -> list[Protocol]:
     return [protocol for protocol in protocols(tier) if base_task(task) in protocol.tasks]
 
 
-def transfer_tasks(tier: TierConfig) -> list[str]:
-    """The tasks of a tier that learn from labels and that a protocol of the tier asks for."""
-    asked = tier.transfer.tasks if tier.transfer else ()
-    return [task for task in asked if transfer_protocols(tier, task)]
+def transfer_tasks(tier: TierConfig, run: Run | None = None) -> list[str]:
+    """The tasks of a tier that learn from labels and that a protocol of the tier asks for.
+
+    Args:
+        run: only those that this run does; variants do none unless the tier says so.
+    """
+    if tier.transfer is None or (run is not None and "/" in run.label and not tier.transfer.variants):
+        return []
+    return [task for task in tier.transfer.tasks if transfer_protocols(tier, task)]
 
 
 def split_rule(tier: TierConfig, dataset: str) -> str | None:

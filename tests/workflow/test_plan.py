@@ -73,3 +73,12 @@ def test_a_tier_does_the_tasks_that_its_protocols_ask_for() -> None:
     without = tier.model_copy(update={"protocols": ("nih-cxr14/phantom/v1",)})
     assert transfer_tasks(without) == ["linear_probe"]
     assert transfer_tasks(tier.model_copy(update={"transfer": None})) == []
+
+
+def test_variants_are_transferred_only_if_the_tier_says_so() -> None:
+    tier = load_tier("phantom").model_copy(update={"transfer": TransferConfig(tasks=("linear_probe",))})
+    method, variant = Run("medslip", "matched", 0), Run("medslip/no-protocl", "matched", 0)
+    assert transfer_tasks(tier, method) == ["linear_probe"]
+    assert transfer_tasks(tier, variant) == []
+    everything = tier.model_copy(update={"transfer": tier.transfer.model_copy(update={"variants": True})})
+    assert transfer_tasks(everything, variant) == ["linear_probe"]
