@@ -81,3 +81,21 @@ with style():
         figure, "data_efficiency", "Accuracy against the share of labels", caption, rows
     )
 display(Image(filename=picture, width=800))
+
+# %% [markdown]
+# ## Data outside the tier
+#
+# Where weights of the tier were also transferred to other data, they are in tables of their own, because
+# their numbers must not be set beside the ones above.
+
+# %%
+further = []
+for task in (transfer.PROBE, transfer.CLASSIFICATION):
+    if transfer.protocols(report, [task], further=True):
+        rows = transfer.rows_of(report, [task], ["auc"], further=True)
+        table = transfer.classification_table(report, task, further=True)
+        further.append(report.save_table(table, rows))
+if transfer.protocols(report, list(transfer.ENCODERS), further=True):
+    rows = transfer.rows_of(report, list(transfer.ENCODERS), ["dice", "iou"], further=True)
+    further.append(report.save_table(transfer.segmentation_table(report, further=True), rows))
+display(Markdown("\n\n".join(as_markdown(table) for table in further) or "None."))

@@ -40,6 +40,7 @@ _TITLES = {
     "rsna-pneumonia": "RSNA Pneumonia",
     "siim-acr": "SIIM-ACR",
     "covidx-cxr4": "COVIDx CXR-4",
+    "covid-chestxray": "COVID-19 image collection",
     "mimic-cxr": "MIMIC-CXR",
 }
 _SELECTION = {

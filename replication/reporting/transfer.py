@@ -43,27 +43,39 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.6g} %"
 
 
-def fractions(report: Report) -> list[float]:
-    """The shares of labels of the tier, and others that were measured."""
-    asked = report.tier.transfer.fractions if report.tier.transfer else ()
-    measured = report.rows.loc[report.rows["label_fraction"] > 0, "label_fraction"]
-    return sorted({*asked, *measured}) or [1.0]
+def protocols(report: Report, tasks: Sequence[str], *, further: bool = False) -> list[Protocol]:
+    """The tier's protocols under which tasks that learn from labels are done, or those outside the tier."""
+    if not further:
+        return report.protocols(base_task(tasks[0]))
+    found = {protocol.id: protocol for task in tasks for protocol in report.further_protocols(task)}
+    return [found[protocol_id] for protocol_id in sorted(found)]
 
 
-def protocols(report: Report, task: str) -> list[Protocol]:
-    """The tier's protocols under which a task that learns from labels is done."""
-    return report.protocols(base_task(task))
+def fractions(report: Report, shown: Sequence[Protocol]) -> list[float]:
+    """The shares of labels that were learned from under some protocols; the tier's for its own protocols."""
+    own = report.tier.transfer is not None and any(p.id in report.tier.protocols for p in shown)
+    asked = report.tier.transfer.fractions if own and report.tier.transfer else ()
+    measured = report.select(protocol=[protocol.id for protocol in shown])["label_fraction"]
+    return sorted({*asked, *measured[measured > 0]}) or [1.0]
 
 
-def rows_of(report: Report, tasks: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
-    """Measured rows of some tasks and metrics."""
-    return report.select(task=list(tasks), metric=list(metrics))
+def rows_of(
+    report: Report, tasks: Sequence[str], metrics: Sequence[str], *, further: bool = False
+) -> pd.DataFrame:
+    """Measured rows of some tasks and metrics, under the tier's protocols or others."""
+    shown = [protocol.id for protocol in protocols(report, tasks, further=further)]
+    return report.select(task=list(tasks), metric=list(metrics), protocol=shown)
 
 
-def classification_table(report: Report, task: str) -> Table:
-    """``linear_probe`` or ``finetune_classification``: methods by protocols and shares of labels, AUC."""
+def classification_table(report: Report, task: str, *, further: bool = False) -> Table:
+    """``linear_probe`` or ``finetune_classification``: methods by protocols and shares of labels, AUC.
+
+    Args:
+        further: show the protocols outside the tier instead, in a table of the name with ``_further``.
+    """
     summariser = Summariser(report)
-    shown, shares = protocols(report, task), fractions(report)
+    shown = protocols(report, [task], further=further)
+    shares = fractions(report, shown)
     columns = tuple(
         Column(percent(share), f"{_title(protocol)}, AUC", True, protocol=protocol.id)
         for protocol in shown
@@ -92,21 +104,28 @@ def classification_table(report: Report, task: str) -> Table:
         ),
     }[task]
     return Table(
-        name=task,
-        title=what[0],
+        name=task + ("_further" if further else ""),
+        title=what[0] + (" on further data" if further else ""),
         caption=f"{what[1]} {_FRACTIONS} Where a protocol has several findings, the mean over them is shown.",
         label_names=LABEL_NAMES,
         columns=columns,
         rows=rows,
-        header=report.header(rows_of(report, [task], ["auc"]), shown, summariser.error_bars()),
+        header=report.header(
+            rows_of(report, [task], ["auc"], further=further), shown, summariser.error_bars()
+        ),
         notes=mean_notes(summariser, task, shown, "auc"),
     )
 
 
-def segmentation_table(report: Report) -> Table:
-    """``finetune_segmentation``: a block of methods per encoder setting; Dice and IoU by share of labels."""
+def segmentation_table(report: Report, *, further: bool = False) -> Table:
+    """``finetune_segmentation``: a block of methods per encoder setting; Dice and IoU by share of labels.
+
+    Args:
+        further: show the protocols outside the tier instead, as ``finetune_segmentation_further``.
+    """
     summariser = Summariser(report)
-    shown, shares = protocols(report, SEGMENTATION), fractions(report)
+    shown = protocols(report, list(ENCODERS), further=further)
+    shares = fractions(report, shown)
     metrics = (("dice", "Dice"), ("iou", "IoU"))
     columns = tuple(
         Column(percent(share), f"{_title(protocol)}, {name}", True, protocol=protocol.id)
@@ -129,12 +148,12 @@ def segmentation_table(report: Report) -> Table:
         for task, encoder in ENCODERS.items()
         for entry in report.entries()
     )
-    measured = rows_of(report, list(ENCODERS), ["dice", "iou"])
+    measured = rows_of(report, list(ENCODERS), ["dice", "iou"], further=further)
     # The encoder setting is a column of the table, so it need not tell selections apart.
     measured = measured.assign(selection=measured["selection"].str.split(", encoder").str[0])
     return Table(
-        name="finetune_segmentation",
-        title="Fine-tuned segmentation",
+        name="finetune_segmentation" + ("_further" if further else ""),
+        title="Fine-tuned segmentation" + (" on further data" if further else ""),
         caption=(
             "A U-Net decoder on the feature maps of the image trunk, which is trained with it (updated) or "
             f"stays as pre-trained (frozen). {_FRACTIONS} Means over the test images with a region."
@@ -153,14 +172,13 @@ def segmentation_table(report: Report) -> Table:
 def panels(report: Report) -> list[list[Panel]]:
     """Rows of panels: probe, fine-tuned classification, segmentation with either encoder."""
     lines = [
-        [Panel(PROBE, p, f"{titled(p.dataset)}\nlinear probe", "auc") for p in protocols(report, PROBE)],
-        [
-            Panel(CLASSIFICATION, p, f"{titled(p.dataset)}\nfine-tuned", "auc")
-            for p in protocols(report, CLASSIFICATION)
-        ],
+        *(
+            [Panel(task, p, f"{titled(p.dataset)}\n{title}", "auc") for p in protocols(report, [task])]
+            for task, title in ((PROBE, "linear probe"), (CLASSIFICATION, "fine-tuned"))
+        ),
         [
             Panel(task, p, f"{titled(p.dataset)}\nencoder {encoder}", "dice")
-            for p in protocols(report, SEGMENTATION)
+            for p in protocols(report, list(ENCODERS))
             for task, encoder in ENCODERS.items()
         ],
     ]
@@ -174,7 +192,8 @@ def efficiency_figure(report: Report) -> tuple[Figure, str]:
         The figure, and what its reader needs to know.
     """
     summariser = Summariser(report)
-    lines, shares = panels(report), fractions(report)
+    lines = panels(report)
+    shares = fractions(report, [panel.protocol for line in lines for panel in line])
     entries = [entry for entry in report.entries() if entry.recipe == report.tier.recipe]
     marks = palette([entry.label for entry in entries])
     columns = max((len(line) for line in lines), default=1)

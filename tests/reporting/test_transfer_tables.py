@@ -156,3 +156,15 @@ def test_a_tier_without_transfer_still_makes_its_tables(tmp_path: Path) -> None:
 
 def test_shares_are_printed_as_percentages() -> None:
     assert [transfer.percent(share) for share in (0.01, 0.125, 1.0)] == ["1 %", "12.5 %", "100 %"]
+
+
+def test_other_data_are_in_tables_of_their_own(report: Report) -> None:
+    """Protocols that were measured but are none of the tier's."""
+    tier = report.tier.model_copy(update={"protocols": (NIH,)})
+    other = replace(report, tier=tier)
+    assert transfer.segmentation_table(other).columns == ()
+    table = transfer.segmentation_table(other, further=True)
+    assert table.name == "finetune_segmentation_further"
+    assert {column.protocol for column in table.columns} == {SIIM}
+    assert table.rows[0].cells[0].value == transfer.segmentation_table(report).rows[0].cells[0].value
+    assert not transfer.protocols(other, ["linear_probe"], further=True)
