@@ -45,6 +45,16 @@ def _names(only: list[str] | None) -> list[str]:
     return [label for item in only or [] for label in item.split(",") if label]
 
 
+def _execute(command: list[str], workspace: Workspace, *, dry_run: bool) -> int:
+    """Run Snakemake with its own listing of jobs, or with our progress; its exit status."""
+    from replication.workflow.progress import run_with_progress
+    from replication.workflow.steps import environment_for_jobs
+
+    if dry_run:
+        return subprocess.run(command, env=environment_for_jobs(), check=False).returncode
+    return run_with_progress(command, workspace, environment_for_jobs())
+
+
 @app.command()
 def run(
     tier: Tier = "smoke",
@@ -56,8 +66,7 @@ def run(
     results: Results = DEFAULT_RESULTS,
 ) -> None:
     """Run the whole replication of a tier; what is done already is not done again."""
-    from replication.workflow.progress import run_with_progress
-    from replication.workflow.steps import environment_for_jobs, snakemake_command
+    from replication.workflow.steps import snakemake_command
 
     workspace = Workspace.open(tier, work, results, seed or [])
     labels = _names(only)
@@ -72,9 +81,9 @@ def run(
         dry_run=dry_run,
         seeds=seed or [],
     )
+    status = _execute(command, workspace, dry_run=dry_run)
     if dry_run:
-        raise SystemExit(subprocess.run(command, env=environment_for_jobs(), check=False).returncode)
-    status = run_with_progress(command, workspace, environment_for_jobs())
+        raise SystemExit(status)
     if status == 0:
         typer.echo(f"done: {workspace.results}/site/index.html, tables/, figures/, notebooks/, rows.parquet")
     raise SystemExit(status)
@@ -93,9 +102,8 @@ def search(
     results: Results = DEFAULT_RESULTS,
 ) -> None:
     """Try every learning rate of a tier on every method; validation images judge. Writes search.csv."""
-    from replication.workflow.progress import run_with_progress
     from replication.workflow.search import collect_trials, run_trial, trials
-    from replication.workflow.steps import environment_for_jobs, snakemake_command
+    from replication.workflow.steps import snakemake_command
 
     workspace = Workspace.open(tier, work, results)
     labels = _names(only)
@@ -118,9 +126,9 @@ def search(
         dry_run=dry_run,
         target="search",
     )
+    status = _execute(command, workspace, dry_run=dry_run)
     if dry_run:
-        raise SystemExit(subprocess.run(command, env=environment_for_jobs(), check=False).returncode)
-    status = run_with_progress(command, workspace, environment_for_jobs())
+        raise SystemExit(status)
     if status == 0:
         typer.echo((workspace.results / "search.csv").read_text(encoding="utf-8").rstrip())
     raise SystemExit(status)
