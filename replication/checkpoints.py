@@ -155,6 +155,34 @@ def load_run(run_folder: Path, text_encoder: nn.Module) -> tuple[Method, RunConf
     return method.eval(), config
 
 
+def adopt_weights(origin: Path, config: RunConfig, text_encoder: nn.Module, out: Path) -> Path:
+    """A run folder with another configuration of evaluation for weights that are trained already.
+
+    Args:
+        origin: folder of the finished run. config: of the run to be made.
+
+    Raises:
+        CheckpointError: the other run is not finished, was trained otherwise (data, trunk, training, seed),
+            or its weights do not fit.
+    """
+    _, trained = load_run(origin, text_encoder)
+    for key in ("method", "seed", "trunk", "text", "training", "data_fingerprint"):
+        found, wanted = getattr(trained, key), getattr(config, key)
+        if found != wanted:
+            raise CheckpointError(
+                f"{config.label} takes the weights of a run that was trained otherwise.",
+                where=f"{origin / CONFIG}, {key}",
+                found=found,
+                allowed=wanted,
+                remedy="pre-train that run again, or let the variant train weights of its own",
+            )
+    label_names = _metadata(origin / WEIGHTS)["label_names"]
+    method = build_method(config, text_encoder, label_names)
+    load_weights(method, origin / WEIGHTS)
+    save_run(out, method, config, text_encoder, label_names, read_json(origin / DONE))
+    return out
+
+
 def _metadata(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:

@@ -64,10 +64,16 @@ class TextConfig(Strict):
 
 
 class RunConfig(Strict):
-    """Everything that decides the numbers of one pre-training run. Its hash is the run's id."""
+    """Everything that decides the numbers of one pre-training run. Its hash is the run's id.
+
+    Attributes:
+        weights: the variant of the method whose weights it has: its own, or those of another one, from which
+            it then differs in evaluation alone and is not trained.
+    """
 
     method: str
     variant: str = "default"
+    weights: str = "own"
     recipe: str
     tier: str
     seed: int
@@ -88,6 +94,13 @@ class RunConfig(Strict):
     def label(self) -> str:
         """``medslip`` or ``medslip/no-protocl``."""
         return self.method if self.variant == "default" else f"{self.method}/{self.variant}"
+
+    @property
+    def trained_as(self) -> str:
+        """Label of the run that its weights are trained in."""
+        if self.weights == "own":
+            return self.label
+        return self.method if self.weights == "default" else f"{self.method}/{self.weights}"
 
 
 class ProtocolFinding(Strict):
@@ -219,12 +232,25 @@ class Recipe(Strict):
     image_size: int = 224
 
 
+class Variant(Strict):
+    """What a variant of a method overrides in every recipe.
+
+    Attributes:
+        weights: ``own``, or the variant whose weights it is evaluated with (``default`` is the method itself);
+            it then must not differ in anything that training depends on.
+    """
+
+    weights: str = "own"
+    model: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
+
+
 class RecipeFile(Strict):
-    """A method's YAML: its recipes, and variants as overrides of the ``model`` and ``training`` keys."""
+    """A method's YAML: its recipes and its variants."""
 
     method: str
     recipes: dict[str, Recipe]
-    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    variants: dict[str, Variant] = Field(default_factory=dict)
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -350,6 +376,7 @@ def resolve(
     fixed = {key: value for key, value in tier.scale.items() if key in settings_class.model_fields}
     training = merge(tier.training, tier.tuned.get(method, {}))
     base = merge(base, {"model": fixed, "training": training})
+    weights = "own"
     if variant:
         if variant not in file.variants:
             raise ConfigError(
@@ -358,7 +385,9 @@ def resolve(
                 found=variant,
                 remedy=nearest(variant, file.variants),
             )
-        base = merge(base, file.variants[variant])
+        overrides = file.variants[variant].model_dump()
+        weights = overrides.pop("weights")
+        base = merge(base, overrides)
     model = parse(settings_class, base["model"], f"recipes/{method}.yaml: {label}, model")
     own_text = base["text"] if tier.text.kind == "pretrained" else None
     return parse(
@@ -366,6 +395,7 @@ def resolve(
         {
             "method": method,
             "variant": variant or "default",
+            "weights": weights,
             "recipe": name,
             "tier": tier.name,
             "seed": seed,

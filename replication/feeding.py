@@ -68,17 +68,21 @@ def _as_is(item: MicroBatches) -> MicroBatches:
 
 
 def validation_rows(
-    data: PreparedData, training: TrainingConfig, rank: int = 0, processes: int = 1
+    data: PreparedData, config: RunConfig, epoch: int, rank: int = 0, processes: int = 1
 ) -> list[NDArray[np.int64]]:
-    """Rows of the validation batches of one process, in fixed order.
+    """Rows of the validation batches of one process; the same in every epoch unless ``as_training``.
 
     The images are cut into batches of nearly equal size, because a contrastive loss depends on it. With P
     processes, up to P - 1 images are left out of each batch, so that all get equally many.
     """
+    training = config.training
     rows = np.asarray(data.rows("val"), dtype=np.int64)
     if not len(rows):
         return []
     size = max(1, training.batch_size // training.accumulation)
+    if training.validation == "as_training":
+        rows = np.random.default_rng(derived_seed("validation order", config.seed, epoch)).permutation(rows)
+        rows = rows[: len(rows) // size * size or None]
     parts = np.array_split(rows, math.ceil(len(rows) / size))
     return [part[: len(part) // processes * processes][rank::processes] for part in parts]
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from replication.checkpoints import build_method, load_weights, save_run, save_weights
-from replication.config import RunConfig, derived_seed
+from replication.config import OptimiserConfig, RunConfig, derived_seed
 from replication.errors import UserError
 from replication.feeding import EpochBatches, MicroBatches, check_sizes, steps_per_epoch, validation_rows
 from replication.method import Batch
@@ -31,12 +29,6 @@ from replication.schedule import learning_rate
 
 if TYPE_CHECKING:
     from replication.data.batches import PreparedData
-
-_OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adamw": torch.optim.AdamW,
-    "adam": torch.optim.Adam,
-    "sgd": partial(torch.optim.SGD, momentum=0.9),
-}
 
 
 def pretrain(
@@ -146,9 +138,8 @@ class _Run:
         self.epochs = training.epochs if self.parameters else 0
         self.position = Position()
         if self.parameters:
-            kind = _OPTIMISERS[training.optimiser.name]
             self.objective, self.optimiser = self.accelerator.prepare(
-                Objective(self.method, training.precision), kind(groups, lr=training.optimiser.lr, fused=True)
+                Objective(self.method, training.precision), make_optimiser(groups, training.optimiser)
             )
 
     def train(self, progress: bool) -> None:
@@ -246,17 +237,19 @@ class _Run:
 
     @torch.no_grad()
     def _validation_losses(self, epoch: int) -> dict[str, float]:
-        """Means over the validation images: evaluation transform, fixed order, fixed draws (audit P11)."""
+        """Means over the validation images, which are the same in every epoch unless asked otherwise."""
         self.objective.eval()
         sums: dict[str, Any] = {}
         seen = 0
-        batches = validation_rows(self.data, self.config.training, self.rank, self.processes)
+        training, augmentation, draw = self.config.training, None, 0
+        if training.validation == "as_training":
+            augmentation, draw = training.augmentation, epoch
+        batches = validation_rows(self.data, self.config, epoch, self.rank, self.processes)
         for index, rows in enumerate(batches):
-            seed = derived_seed("validation", self.config.seed, index)
+            seed = derived_seed("validation", self.config.seed, draw, index)
             torch.manual_seed(seed)
-            total, parts = self.objective(
-                self._on_device(self.data.batch(rows, augmentation=None, seed=seed))
-            )
+            batch = self.data.batch(rows, augmentation=augmentation, seed=seed)
+            total, parts = self.objective(self._on_device(batch))
             for name, value in {**parts, "total": total}.items():
                 sums[name] = sums.get(name, 0.0) + value.double() * len(rows)
             seen += len(rows)
@@ -331,6 +324,14 @@ class _Run:
         }
         names = self.data.label_names
         save_run(self.folder.path, self.method, self.config, self.text_encoder, names, done)
+
+
+def make_optimiser(groups: list[dict[str, Any]], config: OptimiserConfig) -> torch.optim.Optimizer:
+    """The optimiser of a configuration over parameter groups."""
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, fused=True)
+    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    return kind(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
 def _finite(values: dict[str, Any], where: str) -> dict[str, float]:

@@ -41,6 +41,7 @@ class OptimiserConfig(Strict):
 
     Attributes:
         name: ``sgd`` has momentum 0.9.
+        betas: decay rates of Adam's and AdamW's averages of the gradient and of its square.
         warmup: ``epochs`` warms up linearly over ``warmup_epochs``; ``iters_in_epoch0`` is the released
             schedule, stepped every 100 iterations of the first epoch (audit P10); ``none``.
     """
@@ -53,6 +54,7 @@ class OptimiserConfig(Strict):
     warmup_epochs: float = 1.0
     schedule: Literal["cosine", "constant", "plateau"] = "cosine"
     weight_decay: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float | None = None
 
 
@@ -63,6 +65,8 @@ class TrainingConfig(Strict):
         batch_size: images per optimiser step, over all processes and accumulation steps.
         accumulation: micro-batches per optimiser step.
         select: which weights are kept: those of the ``last`` epoch, or the epoch of ``best_val`` loss.
+        validation: ``fixed`` takes all validation images as in evaluation, in fixed batches; ``as_training``
+            augments them, in another order every epoch, without the last incomplete batch (audit P11).
         precision: ``bf16`` runs the forward pass under autocast.
     """
 
@@ -71,5 +75,6 @@ class TrainingConfig(Strict):
     accumulation: int = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     select: Literal["last", "best_val"] = "best_val"
+    validation: Literal["fixed", "as_training"] = "fixed"
     optimiser: OptimiserConfig = OptimiserConfig()
     augmentation: AugmentationConfig = AugmentationConfig()

@@ -100,6 +100,7 @@ class TransferConfig(Strict):
             decoder) under the same.
         fractions: shares of the training patients whose labels are used.
         variants: whether variants of methods (ablations, audit) are transferred too, or methods only.
+        only: tasks that only some methods do, with these; all methods do the others.
     """
 
     tasks: tuple[TransferTask, ...] = (
@@ -110,6 +111,7 @@ class TransferConfig(Strict):
     )
     fractions: tuple[float, ...] = Field(default=(0.01, 0.1, 1.0), min_length=1)
     variants: bool = False
+    only: dict[TransferTask, tuple[str, ...]] = Field(default_factory=dict)
     probe: LinearProbeConfig = LinearProbeConfig()
     classification: FineTuneConfig = FineTuneConfig()
     segmentation: SegmentationConfig = SegmentationConfig()

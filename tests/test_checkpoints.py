@@ -8,7 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from replication.checkpoints import build_method, load_run, load_weights, save_run, save_weights
+from replication.checkpoints import (
+    adopt_weights,
+    build_method,
+    load_run,
+    load_weights,
+    save_run,
+    save_weights,
+)
 from replication.errors import CheckpointError, ConfigError
 
 CONFIG = doubles.run_config()
@@ -101,3 +108,26 @@ def test_the_file_says_what_it_needs(tmp_path: Path) -> None:
     save_run(tmp_path, method(), CONFIG, TEXT, doubles.LABELS, {"wall_seconds": 2})
     assert load_file(tmp_path / "weights.safetensors").keys() == method().state_dict().keys()
     assert json.loads((tmp_path / "done.json").read_text()) == {"wall_seconds": 2}
+
+
+def test_weights_are_adopted_by_a_run_that_differs_in_evaluation(tmp_path: Path) -> None:
+    save_run(tmp_path / "a", method(), CONFIG, TEXT, doubles.LABELS, {"wall_seconds": 7.0})
+    other = CONFIG.model_copy(update={"variant": "other-scores", "weights": "default"})
+    adopt_weights(tmp_path / "a", other, TEXT, tmp_path / "b")
+    adopted, config = load_run(tmp_path / "b", TEXT)
+    assert config == other
+    for key, value in method().state_dict().items():
+        assert torch.equal(value, adopted.state_dict()[key]), key
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("seed", 99), ("data_fingerprint", "other"), ("training", "longer")]
+)
+def test_weights_that_were_trained_otherwise_are_not_adopted(key: str, value: object, tmp_path: Path) -> None:
+    save_run(tmp_path / "a", method(), CONFIG, TEXT, doubles.LABELS, {})
+    if key == "training":
+        value = CONFIG.training.model_copy(update={"epochs": CONFIG.training.epochs + 1})
+    other = CONFIG.model_copy(update={"variant": "other-scores", "weights": "default", key: value})
+    with pytest.raises(CheckpointError, match=f"trained otherwise(.|\n)*{key}"):
+        adopt_weights(tmp_path / "a", other, TEXT, tmp_path / "b")
+    assert not (tmp_path / "b").exists()

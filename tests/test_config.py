@@ -51,8 +51,11 @@ def test_every_recipe_and_variant_is_valid(method: str) -> None:
     for recipe in file.recipes.values():
         settings.model_validate(recipe.model)
         assert recipe.source
-        for overrides in file.variants.values():
-            merged = Recipe.model_validate(merge(recipe.model_dump(), overrides))
+        for variant in file.variants.values():
+            assert variant.weights in {"own", "default", *file.variants}
+            merged = Recipe.model_validate(
+                merge(recipe.model_dump(), variant.model_dump(exclude={"weights"}))
+            )
             settings.model_validate(merged.model)
 
 

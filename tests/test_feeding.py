@@ -54,8 +54,8 @@ def test_processes_share_a_step_without_overlap() -> None:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_validation_batches_cover_the_split_evenly(processes: int) -> None:
-    training = doubles.run_config(batch_size=5).training
-    parts = [validation_rows(DATA, training, rank, processes) for rank in range(processes)]
+    config = doubles.run_config(batch_size=5)
+    parts = [validation_rows(DATA, config, 0, rank, processes) for rank in range(processes)]
     sizes = [[len(rows) for rows in part] for part in parts]
     assert all(size == sizes[0] for size in sizes)
     assert max(sizes[0]) - min(sizes[0]) <= 1
@@ -63,6 +63,20 @@ def test_validation_batches_cover_the_split_evenly(processes: int) -> None:
     if processes == 1:
         assert seen.tolist() == DATA.rows("val").tolist()
     assert len(set(seen.tolist())) == len(seen)
+
+
+def test_validation_as_in_training_changes_with_the_epoch_and_drops_the_rest() -> None:
+    def rows(validation: str, epoch: int) -> list[list[int]]:
+        config = doubles.run_config(batch_size=5)
+        training = config.training.model_copy(update={"validation": validation})
+        config = config.model_copy(update={"training": training})
+        return [part.tolist() for part in validation_rows(DATA, config, epoch)]
+
+    images = len(DATA.rows("val"))
+    assert images % 5, "the test needs an incomplete batch"
+    assert rows("fixed", 0) == rows("fixed", 1)
+    assert rows("as_training", 0) != rows("as_training", 1)
+    assert [len(part) for part in rows("as_training", 0)] == [5] * (images // 5)
 
 
 def test_fewer_images_than_a_batch_make_one_step() -> None:

@@ -17,10 +17,10 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from replication.checkpoints import build_method, load_run
-from replication.config import RunConfig
+from replication.config import OptimiserConfig, RunConfig
 from replication.data.batches import PreparedData
 from replication.errors import CheckpointError, DataError, UserError
-from replication.training import Objective, pretrain
+from replication.training import Objective, make_optimiser, pretrain
 
 DATA = doubles.prepared()
 TEXT = doubles.FakeText()
@@ -213,20 +213,38 @@ def test_gradient_is_clipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert norms == pytest.approx([0.01] * 3, rel=1e-3)
 
 
-def test_sgd_steps_along_the_gradient_with_momentum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
-    original = torch.optim.SGD.__init__
+def steps_of(settings: dict[str, object], gradients: list[float]) -> list[float]:
+    """Values of a parameter that starts at 0, after each of some gradients."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimiser = make_optimiser([{"params": [parameter]}], OptimiserConfig.model_validate(settings))
+    values = []
+    for gradient in gradients:
+        parameter.grad = torch.full((1,), gradient)
+        optimiser.step()
+        values.append(parameter.item())
+    return values
 
-    def remember(self: torch.optim.SGD, *arguments: object, **options: object) -> None:
-        made.append(options)
-        original(self, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(torch.optim.SGD, "__init__", remember)
-    settings = {"name": "sgd", "lr": 0.01, "warmup": "none", "schedule": "constant"}
-    trained = train(doubles.run_config(epochs=1, optimiser=settings), tmp_path / "sgd")
-    assert [options["momentum"] for options in made] == [0.9]
-    other = train(doubles.run_config(epochs=1, optimiser={**settings, "name": "adam"}), tmp_path / "adam")
-    assert not torch.allclose(trained["head.weight"], other["head.weight"])
+def test_sgd_steps_along_the_gradient_with_momentum() -> None:
+    velocity, value, expected = 0.0, 0.0, []
+    for gradient in (1.0, -2.0, 0.5):
+        velocity = 0.9 * velocity + gradient
+        value -= 0.1 * velocity
+        expected.append(value)
+    assert steps_of({"name": "sgd", "lr": 0.1}, [1.0, -2.0, 0.5]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.5, 0.999)])
+def test_adam_averages_the_gradient_by_its_betas(betas: tuple[float, float]) -> None:
+    first, second, value, expected = 0.0, 0.0, 0.0, []
+    for step, gradient in enumerate((1.0, -2.0, 0.5), 1):
+        first = betas[0] * first + (1 - betas[0]) * gradient
+        second = betas[1] * second + (1 - betas[1]) * gradient**2
+        mean, spread = first / (1 - betas[0] ** step), (second / (1 - betas[1] ** step)) ** 0.5
+        value -= 0.1 * mean / (spread + 1e-8)
+        expected.append(value)
+    settings = {"name": "adam", "lr": 0.1, "betas": betas}
+    assert steps_of(settings, [1.0, -2.0, 0.5]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_bf16_computes_in_bf16(tmp_path: Path) -> None:

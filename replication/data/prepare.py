@@ -37,7 +37,7 @@ from replication.registry import dataset_reader
 
 __all__ = ["FORMAT", "prepare", "verify"]
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same inputs would give another prepared folder."""
 
 _CELLS = len(ANATOMIES) * len(PATHOLOGIES)

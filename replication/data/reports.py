@@ -13,7 +13,7 @@ _OTHER_SIDE = {"left": "right", "right": "left"}
 
 
 def report_text(raw: str) -> str:
-    """Findings and impression of a MIMIC-CXR report, white space joined.
+    """Findings and impression of a MIMIC-CXR report: white space joined, an empty line between the two.
 
     A report without either section gives its last paragraph, which is where such reports put the reading.
     """
@@ -25,12 +25,12 @@ def report_text(raw: str) -> str:
             if name in heading.group(1):
                 sections[name].append(raw[heading.end() : end])
                 break
-    text = " ".join(part for name in SECTIONS for part in sections[name])
-    if not text.strip():
-        paragraphs = [part for part in re.split(r"\n\s*\n", raw) if part.strip()]
-        text = paragraphs[-1] if paragraphs else ""
-        text = _HEADING.sub("", text, count=1)
-    return " ".join(text.split())
+    texts = [text for name in SECTIONS if (text := " ".join(" ".join(sections[name]).split()))]
+    if texts:
+        return "\n\n".join(texts)
+    paragraphs = [part for part in re.split(r"\n\s*\n", raw) if part.strip()]
+    last = _HEADING.sub("", paragraphs[-1], count=1) if paragraphs else ""
+    return " ".join(last.split())
 
 
 def swap_sides(text: str) -> str:

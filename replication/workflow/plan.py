@@ -166,7 +166,8 @@ def transfer_tasks(tier: TierConfig, run: Run | None = None) -> list[str]:
     """
     if tier.transfer is None or (run is not None and "/" in run.label and not tier.transfer.variants):
         return []
-    return [task for task in tier.transfer.tasks if transfer_protocols(tier, task)]
+    tasks = [task for task in tier.transfer.tasks if transfer_protocols(tier, task)]
+    return [t for t in tasks if run is None or run.label in tier.transfer.only.get(t, (run.label,))]
 
 
 def split_rule(tier: TierConfig, dataset: str) -> str | None:
@@ -183,6 +184,11 @@ def split_rule(tier: TierConfig, dataset: str) -> str | None:
             remedy="put the protocols into two tiers, or prepare the second split into another folder",
         )
     return wanted.pop() if wanted else None
+
+
+def trained_as(workspace: Workspace, run: Run) -> Run:
+    """The run whose training makes the weights of a run: itself, or that of another variant."""
+    return Run(run_config(workspace, run).trained_as, run.recipe, run.seed)
 
 
 def run_config(workspace: Workspace, run: Run, data_fingerprint: str = "") -> RunConfig:

@@ -21,6 +21,7 @@ from replication.workflow.plan import (
     run_config,
     runs,
     split_rule,
+    trained_as,
     transfer_protocols,
 )
 
@@ -141,14 +142,24 @@ def configured(workspace: Workspace, run: Run, data: PreparedData, text_encoder:
 
 
 def pretrain_run(workspace: Workspace, run: Run, *, threads: int = 1, progress: bool = True) -> Path:
-    """Pre-train one run; resumes where it was interrupted, returns at once when it is done."""
+    """Pre-train one run; resumes where it was interrupted, returns at once when it is done.
+
+    A run that differs from another in evaluation alone takes the other's weights.
+
+    Raises:
+        CheckpointError: these are not trained yet, or do not fit.
+    """
+    from replication.checkpoints import adopt_weights
     from replication.data.batches import PreparedData
     from replication.training import pretrain
 
     text_encoder = load_text_encoder(workspace, run)
     data = PreparedData.open(workspace.prepared(workspace.tier.pretrain))
     config = configured(workspace, run, data, text_encoder)
-    return pretrain(config, data, text_encoder, workspace.run(run), threads=threads, progress=progress)
+    origin, out = trained_as(workspace, run), workspace.run(run)
+    if origin != run:
+        return adopt_weights(workspace.run(origin), config, text_encoder, out)
+    return pretrain(config, data, text_encoder, out, threads=threads, progress=progress)
 
 
 def evaluate_run(

@@ -10,7 +10,7 @@ from .raw import REPORT
 
 def test_findings_and_impression_are_kept_and_nothing_else() -> None:
     assert report_text(REPORT) == (
-        "There is a small left pleural effusion. No pneumothorax. Small left effusion ."
+        "There is a small left pleural effusion. No pneumothorax.\n\nSmall left effusion ."
     )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from replication.config import load_tier
+from replication.config import CONFIGS, load_recipes, load_tier
 from replication.errors import ConfigError
 from replication.transfer_config import TransferConfig
 from replication.workflow.plan import (
@@ -14,6 +14,7 @@ from replication.workflow.plan import (
     run_config,
     runs,
     split_rule,
+    trained_as,
     transfer_protocols,
     transfer_tasks,
 )
@@ -41,6 +42,29 @@ def test_runs_come_seed_by_seed_and_only_filters() -> None:
 def test_unknown_label_suggests_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'medklip'"):
         runs(load_tier("phantom"), ["medklipp"])
+
+
+def test_a_variant_of_evaluation_takes_the_weights_of_its_method(tmp_path: Path) -> None:
+    workspace = Workspace.open("phantom", tmp_path / "work", tmp_path / "results")
+    variant = Run("medslip/random-grounding-query", "matched", 1)
+    assert trained_as(workspace, variant) == Run("medslip", "matched", 1)
+    trained = Run("medslip/linear-gate", "matched", 1)
+    assert trained_as(workspace, trained) == trained
+
+
+@pytest.mark.parametrize("method", [path.stem for path in (CONFIGS / "recipes").glob("*.yaml")])
+def test_variants_of_evaluation_change_nothing_that_is_trained(method: str, tmp_path: Path) -> None:
+    workspace = Workspace.open("phantom", tmp_path / "work", tmp_path / "results")
+    for variant in load_recipes(method).variants:
+        run = Run(f"{method}/{variant}", "matched", 0)
+        config, origin = run_config(workspace, run), run_config(workspace, trained_as(workspace, run))
+        if run != trained_as(workspace, run):
+            assert config.run_id != origin.run_id
+            assert (config.training, config.trunk, config.text) == (
+                origin.training,
+                origin.trunk,
+                origin.text,
+            )
 
 
 def test_run_ids_differ_between_methods_seeds_and_data(tmp_path: Path) -> None:
@@ -82,3 +106,14 @@ def test_variants_are_transferred_only_if_the_tier_says_so() -> None:
     assert transfer_tasks(tier, variant) == []
     everything = tier.model_copy(update={"transfer": tier.transfer.model_copy(update={"variants": True})})
     assert transfer_tasks(everything, variant) == ["linear_probe"]
+
+
+def test_a_task_can_be_left_to_some_methods() -> None:
+    settings = TransferConfig(
+        tasks=("linear_probe", "finetune_classification_test_selected"),
+        only={"finetune_classification_test_selected": ("medslip",)},
+    )
+    tier = load_tier("phantom").model_copy(update={"transfer": settings})
+    assert transfer_tasks(tier, Run("medslip", "matched", 0)) == list(settings.tasks)
+    assert transfer_tasks(tier, Run("convirt", "matched", 0)) == ["linear_probe"]
+    assert transfer_tasks(tier) == list(settings.tasks)
