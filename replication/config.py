@@ -236,8 +236,8 @@ class Variant(Strict):
     """What a variant of a method overrides in every recipe.
 
     Attributes:
-        weights: ``own``, or the variant whose weights it is evaluated with (``default`` is the method itself);
-            it then must not differ in anything that training depends on.
+        weights: ``own``, or the variant whose weights it is evaluated with (``default`` is the method
+            itself); it then must not differ in anything that training depends on.
     """
 
     weights: str = "own"

@@ -11,6 +11,7 @@ from replication.config import (
     Recipe,
     RunConfig,
     TierConfig,
+    Variant,
     derived_seed,
     digest,
     load_protocol,
@@ -103,7 +104,7 @@ def test_a_variant_overrides_what_the_tier_fixes(monkeypatch: pytest.MonkeyPatch
     tier = load_tier("smoke")
     file = load_recipes("medslip")
     assert "decoder_layers" in tier.scale
-    deeper = file.model_copy(update={"variants": {"deep": {"model": {"decoder_layers": 5}}}})
+    deeper = file.model_copy(update={"variants": {"deep": Variant(model={"decoder_layers": 5})}})
     monkeypatch.setattr("replication.config.load_recipes", lambda method: deeper)
     settings = method_class("medslip").settings_class
     assert (
