@@ -230,10 +230,10 @@ def _pages(table: Table, facts: int, remarks: int) -> list[range]:
         interval = any(cell.lower is not None for cell in row.cells)
         heights.append(panels * max([1 + interval, *texts]))
     everything = range(len(heights))
-    room, below, heading = (lines / _scale(table) for lines in (LATEX_LINES, remarks, 5))
-    if sum(heights) <= room:
+    room, below, heading = (lines / _scale(table) for lines in (LATEX_LINES, remarks, 1 + 4 * panels))
+    if sum(heights) + heading <= room:
         return [everything]
-    pages, start, filled = [], 0, 2 * heading + facts
+    pages, start, filled = [], 0, heading + 5 + facts
     for i, height in enumerate(heights):
         if filled + height > room and i > start:
             pages.append(everything[start:i])
