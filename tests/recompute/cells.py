@@ -3,8 +3,8 @@
     python tests/recompute/cells.py results/phantom
 
 Every cell of the tables below whose metric is a function of scores and labels is computed anew. A mean over
-findings leaves out those without both classes, a mean over seeds is plain. Exits with 1 if a cell differs by more
-than 1e-9, or a table gave nothing to compare.
+findings leaves out those without both classes, a mean over seeds is plain. Exits with 1 if a cell differs by
+more than 1e-9, or a table gave nothing to compare.
 """
 
 from __future__ import annotations
