@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from replication.method import (
     Method,
     Settings,
     Supervision,
+    generator_for,
 )
 from replication.networks.distributed import mean_where
 from replication.networks.dropout import Dropout
@@ -32,9 +33,12 @@ class SupervisedSettings(Settings):
 
     Attributes:
         dropout: on the pooled features.
+        labels: ``shuffled`` gives every image the labels of a random image of its batch, drawn anew at each
+            step: a negative control, which must end at chance wherever nothing is fitted afterwards.
     """
 
     dropout: float = 0.0
+    labels: Literal["true", "shuffled"] = "true"
 
 
 class Supervised(Method):
@@ -57,6 +61,7 @@ class Supervised(Method):
                 found="a data set without label columns",
                 remedy="pre-train it on a data set that has labels",
             )
+        self.settings = settings
         self.trunk = ingredients.trunk
         self.label_names = ingredients.label_names
         self.dropout = Dropout(settings.dropout)
@@ -65,10 +70,11 @@ class Supervised(Method):
     def loss(self, batch: Batch) -> Losses:
         """Mean binary cross-entropy over the known labels of the batch; 0 where none is known."""
         logits = self.classifier(self.dropout(self._pooled(batch.images))).float()
-        values = functional.binary_cross_entropy_with_logits(
-            logits, batch.labels.eq(1).float(), reduction="none"
-        )
-        total = mean_where(values, batch.labels >= 0)
+        labels = batch.labels
+        if self.settings.labels == "shuffled":
+            labels = labels[torch.randperm(len(batch), generator=generator_for(batch)).to(labels.device)]
+        values = functional.binary_cross_entropy_with_logits(logits, labels.eq(1).float(), reduction="none")
+        total = mean_where(values, labels >= 0)
         return Losses(total, {"labels": total.detach()})
 
     @torch.no_grad()

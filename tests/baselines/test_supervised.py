@@ -61,3 +61,16 @@ def test_a_cell_of_the_map_is_the_logit_of_an_image_of_that_cell_alone() -> None
 def test_labels_are_needed() -> None:
     with pytest.raises(ConfigError, match="needs labels"):
         Supervised.build(SupervisedSettings(), dataclasses.replace(ingredients(), label_names=()))
+
+
+def test_shuffled_labels_are_those_of_other_images_of_the_batch() -> None:
+    torch.manual_seed(0)
+    control = Supervised.build(SupervisedSettings(labels="shuffled"), ingredients()).eval()
+    model, data = make(), batch(8)
+    assert control.loss(data).total.item() == control.loss(data).total.item()
+    assert control.loss(data).total.item() != model.loss(data).total.item()
+    other = dataclasses.replace(data, seed=data.seed + 1)
+    assert control.loss(data).total.item() != control.loss(other).total.item()
+    # Where all images have the same labels, there is nothing to shuffle.
+    same = dataclasses.replace(data, labels=data.labels[:1].expand(len(data), -1).clone())
+    torch.testing.assert_close(control.loss(same).total, model.loss(same).total)
