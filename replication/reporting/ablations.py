@@ -29,6 +29,7 @@ from replication.reporting.report import Report
 from replication.reporting.significance import SIGNIFICANT
 from replication.reporting.tables import Cell, Column, Row, Table
 
+
 class Family(Strict):
     """Variants of one table.
 
@@ -150,8 +151,8 @@ def ablation_table(report: Report, comparer: Comparer, found: Effects) -> Table:
         title=f"Ablations of {ablations.method}: {family.title}",
         caption=(
             f"One change at a time; everything else as in {ablations.method}. Difference: the variant minus "
-            "the full model, means over seeds; below 0 the change costs something. The first line is the full "
-            "model itself."
+            "the full model, means over seeds; below 0 the change costs something. The first line is "
+            "the full model itself."
         ),
         label_names=("Variant", "What it changes"),
         columns=tuple(columns),
@@ -218,10 +219,11 @@ def effects_figure(report: Report, found: Sequence[Effects]) -> tuple[Figure, st
         places = _places([title for title, _, _ in shown])
         for column, (axes, measure) in enumerate(zip(panels, measures, strict=True)):
             _draw(axes, [made[column] for _, _, made in shown], places)
-            axes.set_title(measure.title(report).replace(", ", "\n"), fontsize=7)
+            title = measure.title(report).replace(", ", "\n").replace(" (", "\n(")
+            axes.set_title(title, fontsize=7)
         panels[0].set_yticks(places, [name for _, name, _ in shown])
         panels[0].set_ylim(max(places) + 0.7, -0.7)
-        figure.supxlabel("variant minus full model", fontsize=8)
+        panels[len(panels) // 2].set_xlabel("variant minus full model")
         handles = [
             Line2D([], [], color=COLOURS[0], marker="o", ls="none", label="told apart from the full model"),
             Line2D([], [], color="0.45", marker="o", mfc="white", ls="none", label="not told apart"),

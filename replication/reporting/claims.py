@@ -1,8 +1,8 @@
 """What a paper's abstract claims, and whether the contrasts that would show it were measured and show it.
 
-The rule, the same for every claim: its contrasts are the method minus each competitor in each measure, and p
-values are adjusted over all of them (Holm). A claim that every contrast is above 0 is ``supported`` if all were
-measured and all are; ``not supported`` as soon as one that was measured is not; else ``not testable here``.
+The rule, the same for every claim: its contrasts are the method minus each competitor in each measure, and
+p values are adjusted over all of them (Holm). It claims that all of them are above 0: ``supported`` if all
+were measured and are, ``not supported`` if one that was measured is not, else ``not testable here``.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def load_claims(method: str = "medslip", folder: Path = CONFIGS / "claims") -> C
     if twice:
         raise ConfigError("A claim is there twice.", where=path, found=twice, remedy="correct the ids")
     methods = names(METHODS)
-    variants = {known: load_recipes(known).variants for known in {found.method, *found.baselines} & {*methods}}
+    variants = {
+        known: load_recipes(known).variants for known in {found.method, *found.baselines} & {*methods}
+    }
     for claim in found.claims:
         for label in found.against(claim):
             name, _, variant = label.partition("/")
@@ -86,7 +88,9 @@ def load_claims(method: str = "medslip", folder: Path = CONFIGS / "claims") -> C
                 raise ConfigError("Unknown method.", where=where, found=label, remedy=nearest(name, methods))
             known = variants.get(name, {})
             if variant and variant not in known:
-                raise ConfigError("Unknown variant.", where=where, found=label, remedy=nearest(variant, known))
+                raise ConfigError(
+                    "Unknown variant.", where=where, found=label, remedy=nearest(variant, known)
+                )
     return found
 
 
@@ -139,7 +143,7 @@ def examine(report: Report, comparer: Comparer, claims: Claims) -> list[Evidence
 
 
 def claims_table(report: Report, claims: Claims, found: list[Evidence]) -> Table:
-    """``claims``: a line per claim and measure with its closest competitor; the verdict is of the whole claim."""
+    """``claims``: a line per claim and measure with its closest competitor; the verdict is of the claim."""
     rows = [
         Row(_labels(report, evidence, measure), _cells(evidence.of(measure)), block=evidence.claim.id)
         for evidence in found
@@ -163,7 +167,10 @@ def claims_table(report: Report, claims: Claims, found: list[Evidence]) -> Table
             "claim). Not supported: one that was measured is not, which does not show the opposite. Not "
             "testable here: otherwise. Of each measure the contrast with the lowest difference is shown."
         ),
-        label_names=("Claim", "What it says", "Verdict", "Measured in", "Shown of asked", "Closest competitor"),
+        label_names=(
+            *("Claim", "What it says", "Verdict", "Measured in"),
+            *("Above 0 / measured / asked", "Closest competitor"),
+        ),
         columns=(
             Column("Difference", "", None),
             Column("p Holm", "", None, p_value=True),
@@ -180,12 +187,14 @@ def claims_table(report: Report, claims: Claims, found: list[Evidence]) -> Table
 def _labels(report: Report, evidence: Evidence, measure: Measure) -> tuple[str, ...]:
     claim, made = evidence.claim, evidence.of(measure)
     closest = _closest(made)
+    shown = sum(one.shown for one in made)
+    compared = sum(isinstance(one.found, Comparison) for one in made)
     return (
         claim.id,
         f"{claim.text} ({claim.abstract})",
         evidence.verdict,
         measure.title(report),
-        f"{sum(one.shown for one in made)} of {len(made)}",
+        f"{shown} / {compared} / {len(made)}",
         closest.b.label if closest else "none measured",
     )
 

@@ -1,4 +1,4 @@
-"""Contrasts named in advance: which two lines are compared in which measure, tested together as one family."""
+"""Contrasts named in advance: which two lines are compared in which measure, tested together."""
 
 from __future__ import annotations
 
@@ -75,9 +75,7 @@ class Contrast:
     def shown(self) -> bool:
         """Whether A is better than B by more than chance."""
         return (
-            isinstance(self.found, Comparison)
-            and self.found.widest.value > 0
-            and self.p_value <= SIGNIFICANT
+            isinstance(self.found, Comparison) and self.found.widest.value > 0 and self.p_value <= SIGNIFICANT
         )
 
     def difference(self) -> Cell:
@@ -176,8 +174,8 @@ def error_bars(report: Report, made: Sequence[Contrast], family: str) -> str:
     if any(one.seeds for one in found):
         parts.append(
             "95 % intervals and p of differences cover training seeds and test patients (t test; variance "
-            f"between seeds plus bootstrap over patients as clusters, {draws:,} paired resamples; variants of a "
-            "method are also paired by seed)"
+            f"between seeds plus bootstrap over patients as clusters, {draws:,} paired resamples; "
+            "variants of a method are also paired by seed)"
         )
     if any(not one.seeds for one in found):
         parts.append(

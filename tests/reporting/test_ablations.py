@@ -92,7 +92,9 @@ def test_variants_that_the_tier_trains_anyway_are_no_ablation(report: Report, co
 def test_the_figure_has_a_panel_per_measure_and_a_line_per_variant_that_was_run(
     report: Report, comparer: Comparer
 ) -> None:
-    found = [ablations.effects(report, comparer, load_ablations(), name) for name in load_ablations().families]
+    found = [
+        ablations.effects(report, comparer, load_ablations(), name) for name in load_ablations().families
+    ]
     with style():
         figure, caption = ablations.effects_figure(report, found)
     assert len(figure.axes) == 5

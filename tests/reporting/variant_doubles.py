@@ -1,4 +1,4 @@
-"""Runs of MeDSLIP's variants beside those of ``reporting_doubles``: the method's scores, made better or worse."""
+"""Runs of MeDSLIP's variants beside those of ``reporting_doubles``: its scores, made better or worse."""
 
 from __future__ import annotations
 
