@@ -21,8 +21,8 @@
 # over the variants of a column.
 #
 # **How to read it.** Below 0 the change costs something. An interval that contains 0 does not show that a
-# part is useless, only that these runs do not tell. A variant that the tier did not run says so in its line; one
-# that the tier's settings make equal to the full model is named below the table.
+# part is useless, only that these runs do not tell. A variant that the tier did not run says so in its line;
+# one that the tier's settings make equal to the full model is named below the table.
 
 # %% tags=["parameters"]
 tier = "smoke"

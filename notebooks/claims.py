@@ -21,8 +21,8 @@
 # them (Holm). *Not supported*: at least one that was measured is not. *Not testable here*: otherwise.
 #
 # **How to read it.** The verdicts are about this suite's implementation, data and budget. *Not supported*
-# does not show the opposite of a claim; the interval of the closest competitor says how large a lead or a deficit
-# these measurements are compatible with.
+# does not show the opposite of a claim; the interval of the closest competitor says how large a lead or a
+# deficit these measurements are compatible with.
 
 # %% tags=["parameters"]
 tier = "smoke"

@@ -39,24 +39,24 @@ class Occurrence(NamedTuple):
     """Which pathologies occur together in the pre-training studies.
 
     Attributes:
-        index: ``[K]`` class numbers of the K pathologies that are common enough; normal ones and the
+        classes: ``[K]`` class numbers of the K pathologies that are common enough; normal ones and the
             catch-all classes are left out.
         correlation: ``[K, K]`` of their presence over studies (phi, -1 to 1).
         studies: how many there are.
     """
 
-    index: NDArray[np.int64]
+    classes: NDArray[np.int64]
     correlation: FloatArray
     studies: int
 
     @property
     def names(self) -> list[str]:
         """Of the pathologies."""
-        return [PATHOLOGIES[i] for i in self.index]
+        return [PATHOLOGIES[i] for i in self.classes]
 
     def together(self, count: int) -> NDArray[np.int64]:
         """Numbers of the pairs (of the upper triangle, row by row) that occur together most."""
-        upper = self.correlation[np.triu_indices(len(self.index), 1)]
+        upper = self.correlation[np.triu_indices(len(self.classes), 1)]
         return np.argsort(-upper, kind="stable")[:count]
 
 
@@ -170,7 +170,7 @@ class Panel:
 def panels(report: Report, found: Occurrence) -> tuple[list[Panel], list[str]]:
     """The text encoder, then every method with queries of its own (mean over seeds); and what is missing."""
     made, missing = [], []
-    grid = np.ix_(found.index, found.index)
+    grid = np.ix_(found.classes, found.classes)
     try:
         similarity = text_similarity(report)[grid]
         made.append(Panel("text encoder", similarity, mantel_test(found.correlation, similarity)))
@@ -216,19 +216,19 @@ def cooccurrence_figure(report: Report) -> tuple[Figure, str]:
         if number % columns == 0:
             axes.set_ylabel("cosine of texts")
     text = (
-        f"Every dot is a pair of the {len(found.index)} pathologies that at least {LEAST_STUDIES} of the "
+        f"Every dot is a pair of the {len(found.classes)} pathologies that at least {LEAST_STUDIES} of the "
         f"{found.studies:,} training studies report as present (normal and catch-all classes left out): how "
         "their presence correlates over studies, and how similar their texts are to the text encoder (mean "
         "over tokens, centred) and after each method's trained projection (mean over seeds). Rank "
-        f"correlation (Spearman) with a two-sided p value from {PERMUTATIONS:,} permutations of the pathologies "
-        "(Mantel). Pathologies may occur together without meaning the same, so a low correlation is no fault. Numbered "
-        f"are the pairs that occur together most: {_most(found)}."
+        f"correlation (Spearman) with a two-sided p value from {PERMUTATIONS:,} permutations of the "
+        "pathologies (Mantel). Pathologies may occur together without meaning the same, so a low correlation "
+        f"is no fault. Numbered are the pairs that occur together most: {_most(found)}."
     )
     return figure, text + (f" Missing: {'; '.join(missing)}." if missing else "")
 
 
 def _draw(axes: Axes, panel: Panel, found: Occurrence) -> None:
-    upper = np.triu_indices(len(found.index), 1)
+    upper = np.triu_indices(len(found.classes), 1)
     x, y = found.correlation[upper], panel.similarity[upper]
     axes.axhline(0, color="0.85", lw=0.7)
     axes.axvline(0, color="0.85", lw=0.7)
@@ -246,7 +246,7 @@ def _draw(axes: Axes, panel: Panel, found: Occurrence) -> None:
 
 def _most(found: Occurrence) -> str:
     """``1 lead and device, 2 atelectasis and loss``."""
-    first, second = np.triu_indices(len(found.index), 1)
+    first, second = np.triu_indices(len(found.classes), 1)
     pairs = ((found.names[first[pair]], found.names[second[pair]]) for pair in found.together(NUMBERED))
     return ", ".join(f"{number} {' and '.join(pair)}" for number, pair in enumerate(pairs, 1))
 

@@ -97,8 +97,8 @@ def efficiency_table(report: Report, found: Sequence[Costs]) -> Table:
         caption=(
             "Parameters of the whole network with its text encoder where it keeps one, and those that are "
             "trained. Speed: images a second of pre-training steps, data included. The fastest seed says "
-            "what the method needs, the slowest what else the machine did meanwhile. Cost: seconds per image of "
-            f"the fastest seed, {UNIT} = 1."
+            "what the method needs, the slowest what else the machine did meanwhile. Cost: seconds per image "
+            f"of the fastest seed, {UNIT} = 1."
         ),
         label_names=LABEL_NAMES,
         columns=(
