@@ -87,6 +87,17 @@ def hierarchical_difference(
     return _t_test(value, variance**0.5, freedom, level)
 
 
+def hierarchical_difference_by_seed(
+    values_a: NDArray[Any], draws_a: NDArray[Any], values_b: NDArray[Any], draws_b: NDArray[Any]
+) -> Difference:
+    """As ``hierarchical_difference`` where run s of A and run s of B are a pair: ``[S]`` and ``[S, R]`` each.
+
+    Against zero without spread, so that the seeds' part is that of the paired differences alone.
+    """
+    zero = np.zeros_like(draws_a)
+    return hierarchical_difference(values_a - values_b, draws_a - draws_b, zero[:, 0], zero)
+
+
 def _t_test(value: float, error: float, freedom: float, level: float) -> Difference:
     """Student's t; without any spread a difference of 0 is certain, and any other is beyond this test."""
     if error == 0:

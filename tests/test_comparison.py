@@ -19,6 +19,7 @@ from replication.comparison import (
     auc_components,
     delong_difference,
     hierarchical_difference,
+    hierarchical_difference_by_seed,
     holm,
     paired_difference,
     rank_methods,
@@ -351,3 +352,14 @@ def test_the_example_of_the_literature() -> None:
 def test_ranks_need_a_full_table(values: NDArray[Any]) -> None:
     with pytest.raises(DataError, match="two methods"):
         rank_methods(values)
+
+
+def test_pairs_of_one_seed_are_the_paired_t_test_where_patients_do_not_matter() -> None:
+    a, b = np.array([0.80, 0.84, 0.70, 0.77]), np.array([0.78, 0.83, 0.69, 0.74])
+    draws = [np.repeat(values[:, None], 50, axis=1) for values in (a, b)]
+    found = hierarchical_difference_by_seed(a, draws[0], b, draws[1])
+    expected = stats.ttest_rel(a, b)
+    assert found.value == pytest.approx(np.mean(a - b))
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert (found.lower, found.upper) == pytest.approx(tuple(expected.confidence_interval()))
+    assert hierarchical_difference(a, draws[0], b, draws[1]).p_value > found.p_value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from replication.comparison import (
     PairedScores,
     delong_difference,
     hierarchical_difference,
+    hierarchical_difference_by_seed,
     paired_difference,
 )
 from replication.config import Protocol, load_protocol
@@ -115,6 +116,12 @@ class Side:
     def mean(self) -> float:
         """Over seeds."""
         return float(self.values.mean())
+
+    def of(self, seeds: Sequence[int]) -> Side:
+        """The same, for some of its seeds."""
+        at = [self.seeds.index(seed) for seed in seeds]
+        runs, rows = (tuple(keys[i] for i in at) for keys in (self.runs, self.rows))
+        return replace(self, seeds=tuple(seeds), runs=runs, values=self.values[at], rows=rows)
 
     @property
     def spread(self) -> float | None:
@@ -234,21 +241,30 @@ class Comparer:
         """The lines that all runs share: finding, sample, patient, split and label, after ``scores``."""
         return self._sheets[question.predictions][1]
 
-    def compare(self, a: Entry, b: Entry, question: Question) -> Comparison:
+    def compare(self, a: Entry, b: Entry, question: Question, *, by_seed: bool = False) -> Comparison:
         """Test A minus B.
+
+        Args:
+            by_seed: runs of one seed are pairs, as those of variants of one method, which start from the same
+                weights and see the same batches; only seeds that both have are compared.
 
         Raises:
             NothingToCompare: one of them has no numbers, or no predictions. DataError: see ``scores``.
         """
         sides = [self.side(entry, question) for entry in (a, b)]
+        if by_seed:
+            if not (common := sorted(set(sides[0].seeds) & set(sides[1].seeds))):
+                raise NothingToCompare("the two have no seed in common")
+            sides = [side.of(common) for side in sides]
         scores = [self.scores(side, question) for side in sides]
         draws = [self._drawn(side, question) for side in sides]
         first, second = sides
         paired = paired_difference(first.mean, draws[0].mean(axis=0), second.mean, draws[1].mean(axis=0))
         enough = min(len(side.seeds) for side in sides) > 1
-        over_seeds = (
-            hierarchical_difference(first.values, draws[0], second.values, draws[1]) if enough else None
-        )
+        over_seeds = None
+        if enough:
+            test = hierarchical_difference_by_seed if by_seed else hierarchical_difference
+            over_seeds = test(first.values, draws[0], second.values, draws[1])
         delong = None
         if question.metric in TESTED_BY_DELONG:
             delong = delong_difference(self._findings(question, *scores))

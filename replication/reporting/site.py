@@ -24,6 +24,7 @@ TABLES = (
     "ablation_components",
     "ablation_loss_weights",
     "ablation_text",
+    "claims",
     "disentanglement",
     "audit",
     "published_vs_measured",

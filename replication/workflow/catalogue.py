@@ -28,6 +28,11 @@ TABLES = {
     "finetune_classification": "AUC per protocol and share of labels",
     "linear_probe": "AUC per protocol and share of labels",
     "finetune_segmentation": "Dice per protocol, share of labels and encoder setting",
+    "ablation_components": "each part of MeDSLIP left out or exchanged, against the full model",
+    "ablation_loss_weights": "each loss weight changed, against the full model",
+    "ablation_text": "texts, their pooling and their names, against the full model",
+    "efficiency": "parameters, pre-training speed and time per method",
+    "claims": "what the abstracts claim, with the measured contrasts and a verdict by rule",
 }
 
 
