@@ -28,6 +28,7 @@ from replication.data.manifest import (
     table_digest,
     validate_manifest,
 )
+from replication.data.privacy import is_phantom
 from replication.data.readers import ANNOTATION_COLUMNS, DatasetReader
 from replication.data.reports import report_text
 from replication.data.verify import verify
@@ -116,13 +117,16 @@ def _write(plan: _Plan, folder: Path, inputs: str, workers: int, progress: bool)
     _write_reports(plan, folder, digests)
     decoded, masks = _write_images(plan, folder, digests, workers, progress)
     manifest = _manifest(plan, decoded, masks, triplet_rows)
-    validate_manifest(manifest, folder / "manifest.parquet")
+    leaks = plan.split in plan.reader.leaking
+    validate_manifest(manifest, folder / "manifest.parquet", leaks=leaks)
     manifest.to_parquet(folder / "manifest.parquet", index=False)
     digests["manifest"] = table_digest(manifest)
     settings = _settings(plan)
     provenance = {
         **settings,
         "source": str(plan.source.resolve()),
+        "leaks": leaks,
+        "credentialed": plan.reader.credentialed and not is_phantom(plan.source),
         "images": len(manifest),
         "counts": {str(name): int(n) for name, n in manifest["split"].value_counts().sort_index().items()},
         "patients": int(manifest["patient_id"].nunique()),

@@ -26,6 +26,7 @@ class DatasetReader(ABC):
         name: of the data set.
         label_names: canonical findings, in the order of the label columns.
         splits: split rules by name, each with what it does.
+        leaking: those of the split rules that, as published, put a patient into two splits.
         credentialed: whether the data may only be used under a signed agreement.
         homepage, terms, layout: where the data are, on what terms, and how the folder must look.
     """
@@ -33,6 +34,7 @@ class DatasetReader(ABC):
     name: ClassVar[str]
     label_names: ClassVar[tuple[str, ...]]
     splits: ClassVar[Mapping[str, str]]
+    leaking: ClassVar[frozenset[str]] = frozenset()
     credentialed: ClassVar[bool] = False
     homepage: ClassVar[str]
     terms: ClassVar[str]
@@ -93,7 +95,7 @@ class DatasetReader(ABC):
         """
         rule = cls.check_source(source, split)
         rows = cls._rows(source, rule).reset_index(drop=True)
-        validate_rows(rows, f"{cls.name} in {source}")
+        validate_rows(rows, f"{cls.name} in {source}", leaks=rule in cls.leaking)
         _require_files(rows, source)
         return rows
 
