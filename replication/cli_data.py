@@ -138,7 +138,8 @@ def splits_fetch(
     ] = None,
 ) -> None:
     """Put the lists of a published split beside the raw data, from their public repository or from files."""
-    from replication.data.split_lists import fetch, load_split_list
+    from replication.data.split_fetch import fetch
+    from replication.data.split_lists import load_split_list
 
     given = dict(item.partition("=")[::2] for item in file or [])
     for path in fetch(load_split_list(name), source, {key: Path(value) for key, value in given.items()}):

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from replication.config import Protocol, RunConfig, derived_seed, digest
 from replication.data.batches import PreparedData
-from replication.data.leaks import refuse_leaks
 from replication.data.fractions import check_classes, label_order, labelled_rows
+from replication.data.leaks import refuse_leaks
 from replication.errors import ConfigError, nearest
 from replication.method import ImageTrunk, Method
 from replication.records import read_json, write_json
