@@ -1,4 +1,4 @@
-"""``replicate data splits fetch``: published split lists from their repository, or from files that one has."""
+"""``replicate data splits fetch``: published split lists, from their repository or from given files."""
 
 from __future__ import annotations
 
