@@ -8,6 +8,8 @@ import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import harness_doubles as doubles
 import numpy as np
@@ -21,6 +23,8 @@ from replication.data.batches import PreparedData
 from replication.data.prepare import prepare
 from replication.data.privacy import is_credentialed, pseudonyms, publishable
 from replication.records import read_predictions
+from replication.reporting.grounding_maps import examples_of
+from replication.reporting.report import Report
 from replication.tasks.evaluate import evaluate
 
 from . import raw
@@ -152,8 +156,18 @@ def test_pseudonyms_keep_images_and_patients_apart_and_together(tmp_path: Path) 
 def test_a_phantom_in_the_same_format_keeps_its_names(tmp_path: Path) -> None:
     data = credentialed(tmp_path, phantom=True)
     assert not is_credentialed(data)
-    frame = read_predictions(next(evaluated(data, tmp_path).rglob("zero_shot_classification*.parquet")))
+    frame = read_predictions(next((evaluated(data, tmp_path) / "predictions").rglob("*.parquet")))
     assert set(frame["sample"]) <= set(data.manifest["sample_id"])
+
+
+def test_figures_show_no_image_of_credentialed_data(tmp_path: Path) -> None:
+    data = credentialed(tmp_path)
+    data.folder.rename(tmp_path / "mimic-cxr")
+    (tmp_path / "prepared").mkdir()
+    (tmp_path / "mimic-cxr").rename(tmp_path / "prepared/mimic-cxr")
+    # Nothing but the work folder may be asked for: whatever else would be drawn is never reached.
+    report = cast(Report, SimpleNamespace(work=tmp_path))
+    assert examples_of(report, PROTOCOL) == []
 
 
 @pytest.mark.parametrize("phantom", [True, False])
