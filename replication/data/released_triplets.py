@@ -1,8 +1,8 @@
 """The released label tensor of MeDSLIP and MedKLIP: 220,736 studies x 51 anatomies x 75 observations.
 
 ``landmark_observation_adj_mtx.npy`` holds it as float64 (6.75 GB), -1 not mentioned, 0 absent, 1 present.
-Its rows are named by ``landmark_observation_sids.npy`` where the tensor was made with the released code, or by
-the released lists ``train.json``, ``valid.json`` and ``test.json``, whose items map an image path to
+Its rows are named by ``landmark_observation_sids.npy`` where the tensor was made with the released code, or
+by the released lists ``train.json``, ``valid.json`` and ``test.json``, whose items map an image path to
 ``labels_id``.
 """
 
