@@ -15,7 +15,6 @@ from replication import config as configuration
 from replication.checkpoints import DONE, WEIGHTS
 from replication.config import RunConfig, digest
 from replication.data.batches import PreparedData
-from replication.data.privacy import publishable
 from replication.errors import DataError
 from replication.method import Method
 from replication.records import (
@@ -125,7 +124,7 @@ class Result:
         return self.path.is_file() and all(known.get(name) == value for name, value in self._facts.items())
 
     def write(self, predictions: Predictions, **remembered: Any) -> None:
-        """Check and write predictions, of credentialed data without their identifiers.
+        """Check and write predictions.
 
         Raises:
             DataError: see ``replication.records.check_predictions``; then nothing is written.
@@ -145,7 +144,7 @@ class Result:
             **remembered,
             **vars(provenance()),
         }
-        write_predictions(publishable(self.data, predictions.frame), self.path, metadata, where=where)
+        write_predictions(predictions.frame, self.path, metadata, where=where)
 
     def measure(self, measure: Measure, bootstrap: int) -> None:
         """Write the rows, unless there are rows of these very predictions."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import zipfile
@@ -21,8 +20,7 @@ from replication.checkpoints import load_run, save_run
 from replication.config import Protocol
 from replication.data.batches import PreparedData
 from replication.data.prepare import prepare
-from replication.data.privacy import is_credentialed, pseudonyms, publishable
-from replication.records import read_predictions
+from replication.data.privacy import is_credentialed
 from replication.reporting.grounding_maps import examples_of
 from replication.reporting.report import Report
 from replication.tasks.evaluate import evaluate
@@ -140,26 +138,6 @@ def test_nothing_of_credentialed_data_is_among_the_results(tmp_path: Path) -> No
             assert secret not in name.encode()
 
 
-def test_pseudonyms_keep_images_and_patients_apart_and_together(tmp_path: Path) -> None:
-    data = credentialed(tmp_path)
-    names = data.manifest["sample_id"].tolist()
-    hidden = pseudonyms(data, names, "sample")
-    assert len(set(hidden)) == len(set(names))
-    assert hidden == pseudonyms(data, names, "sample")
-    assert set(hidden).isdisjoint(pseudonyms(data, names, "patient"))
-    # Without the data nobody can try all patient numbers: what is published is no key.
-    for known in (data.fingerprint, "", data.provenance["inputs"]):
-        guess = hashlib.sha256(f"{known}sample:{names[0]}".encode()).hexdigest()
-        assert not guess.startswith(hidden[0])
-
-
-def test_a_phantom_in_the_same_format_keeps_its_names(tmp_path: Path) -> None:
-    data = credentialed(tmp_path, phantom=True)
-    assert not is_credentialed(data)
-    frame = read_predictions(next((evaluated(data, tmp_path) / "predictions").rglob("*.parquet")))
-    assert set(frame["sample"]) <= set(data.manifest["sample_id"])
-
-
 def test_figures_show_no_image_of_credentialed_data(tmp_path: Path) -> None:
     data = credentialed(tmp_path)
     data.folder.rename(tmp_path / "mimic-cxr")
@@ -177,9 +155,3 @@ def test_folders_prepared_before_the_mark_are_judged_by_their_source(tmp_path: P
     assert is_credentialed(data) is not phantom
     data.provenance["source"] = str(tmp_path / "moved")
     assert is_credentialed(data)
-
-
-def test_data_that_anybody_may_see_are_left_as_they_are() -> None:
-    data = doubles.prepared()
-    frame = data.manifest[["sample_id", "patient_id"]].set_axis(["sample", "patient"], axis=1)
-    assert publishable(data, frame) is frame
