@@ -10,8 +10,21 @@ from typing import Annotated, Any
 
 import typer
 
+from replication.cli_data import data_app
+from replication.cli_options import (
+    DEFAULT_RESULTS,
+    DEFAULT_WORK,
+    AllowLeaks,
+    AsJson,
+    Only,
+    Results,
+    Seeds,
+    Threads,
+    Tier,
+    Work,
+)
 from replication.errors import ConfigError, UserError, nearest
-from replication.workflow.plan import Run, Workspace, datasets, runs
+from replication.workflow.plan import Run, Workspace, runs
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,25 +33,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     help=__doc__,
 )
-data_app = typer.Typer(
-    no_args_is_help=True, help="Generate, prepare and verify data sets.", rich_markup_mode=None
-)
 checkpoint_app = typer.Typer(
     no_args_is_help=True, help="Released weights: inspect, convert, check agreement.", rich_markup_mode=None
 )
 app.add_typer(data_app, name="data")
 app.add_typer(checkpoint_app, name="checkpoint")
-
-Tier = Annotated[str, typer.Option(help="smoke, phantom, paper, or a YAML file of your own")]
-Work = Annotated[Path, typer.Option(help="folder for everything that can be rebuilt")]
-Results = Annotated[Path, typer.Option(help="folder for tables, figures and predictions")]
-Threads = Annotated[int, typer.Option(min=1, help="threads of one job")]
-Only = Annotated[list[str] | None, typer.Option(help="a method, or METHOD/VARIANT; may be repeated")]
-Seeds = Annotated[list[int] | None, typer.Option("--seed", help="a seed of the tier; may be repeated")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
-
-DEFAULT_WORK = Path("work")
-DEFAULT_RESULTS = Path("results")
 
 
 def _names(only: list[str] | None) -> list[str]:
@@ -153,83 +152,6 @@ def list_things(
         typer.echo("  ".join([f"{name:32}", *(str(value) for value in rest)]).rstrip())
 
 
-@data_app.command("phantom")
-def data_phantom(
-    dataset: Annotated[str | None, typer.Argument(help="one data set; all of the tier if left out")] = None,
-    tier: Tier = "smoke",
-    workers: Annotated[int, typer.Option(min=1, help="processes")] = 2,
-    work: Work = DEFAULT_WORK,
-    results: Results = DEFAULT_RESULTS,
-) -> None:
-    """Generate phantom data sets in the on-disk formats of the real ones."""
-    from replication.workflow.steps import make_phantom
-
-    workspace = Workspace.open(tier, work, results)
-    for name in [dataset] if dataset else datasets(workspace.tier):
-        typer.echo(make_phantom(workspace, name, workers=workers))
-
-
-@data_app.command("prepare")
-def data_prepare(
-    dataset: Annotated[str, typer.Argument(help="name of the data set, see `replicate list datasets`")],
-    source: Annotated[
-        Path | None, typer.Option(help="folder of the data set; the tier's if left out")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="folder to write; the tier's if left out")] = None,
-    split: Annotated[str | None, typer.Option(help="split rule; the tier's or the reader's default")] = None,
-    size: Annotated[int | None, typer.Option(min=16, help="side of the cached images in pixels")] = None,
-    equalize: Annotated[bool, typer.Option(help="histogram equalisation on reading")] = False,
-    tier: Tier = "smoke",
-    workers: Annotated[int, typer.Option(min=1, help="processes")] = 2,
-    work: Work = DEFAULT_WORK,
-    results: Results = DEFAULT_RESULTS,
-) -> None:
-    """Check every file of a data set and write its manifest and image cache."""
-    workspace = Workspace.open(tier, work, results)
-    if source is None:
-        from replication.workflow.steps import prepare_dataset
-
-        typer.echo(prepare_dataset(workspace, dataset, workers=workers))
-        return
-    from replication.data.prepare import prepare
-
-    typer.echo(
-        prepare(
-            dataset,
-            source,
-            out or workspace.prepared(dataset),
-            size=size or workspace.tier.image_size,
-            split=split,
-            workers=workers,
-            equalize=equalize,
-        )
-    )
-
-
-@data_app.command("verify")
-def data_verify(
-    folder: Annotated[Path, typer.Argument(help="a prepared folder, or the files of --dataset")],
-    source: Annotated[Path | None, typer.Option(help="also compare with the files it was made from")] = None,
-    protocol: Annotated[str | None, typer.Option(help="also check the counts of this protocol")] = None,
-    dataset: Annotated[str | None, typer.Option(help="what the files are, where none is prepared")] = None,
-    split: Annotated[str | None, typer.Option(help="split rule of --dataset")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="processes")] = 2,
-) -> None:
-    """Check a prepared folder (schema, hashes, patients, counts), or every file of a data set."""
-    from replication.config import load_protocol
-    from replication.data.verify import verify
-
-    report = verify(
-        folder,
-        source=source,
-        protocol=load_protocol(protocol) if protocol else None,
-        dataset=dataset,
-        split=split,
-        workers=workers,
-    )
-    typer.echo(json.dumps(report, indent=2))
-
-
 @app.command("text-encoder")
 def text_encoder(
     tier: Tier = "smoke", threads: Threads = 1, work: Work = DEFAULT_WORK, results: Results = DEFAULT_RESULTS
@@ -285,6 +207,7 @@ def evaluate(
     recipe: RecipeName = None,
     protocol: Annotated[list[str] | None, typer.Option(help="protocols instead of the tier's")] = None,
     prepared: Annotated[Path | None, typer.Option(help="prepared folder instead of the tier's")] = None,
+    allow_leaks: AllowLeaks = False,
     tier: Tier = "smoke",
     threads: Threads = 1,
     work: Work = DEFAULT_WORK,
@@ -295,7 +218,14 @@ def evaluate(
 
     workspace = Workspace.open(tier, work, results)
     for chosen in _selected(workspace, method, run_key, seed, recipe):
-        evaluate_run(workspace, chosen, protocol_ids=protocol or [], prepared=prepared, threads=threads)
+        evaluate_run(
+            workspace,
+            chosen,
+            protocol_ids=protocol or [],
+            prepared=prepared,
+            threads=threads,
+            allow_leaks=allow_leaks,
+        )
         typer.echo(f"evaluated {chosen.key}")
 
 
@@ -311,6 +241,7 @@ def transfer(
     fraction: Annotated[list[float] | None, typer.Option(help="of the labels, instead of the tier's")] = None,
     protocol: Annotated[list[str] | None, typer.Option(help="protocols instead of the tier's")] = None,
     prepared: Annotated[Path | None, typer.Option(help="prepared folder instead of the tier's")] = None,
+    allow_leaks: AllowLeaks = False,
     tier: Tier = "smoke",
     threads: Threads = 1,
     work: Work = DEFAULT_WORK,
@@ -329,6 +260,7 @@ def transfer(
             protocol_ids=protocol or [],
             prepared=prepared,
             threads=threads,
+            allow_leaks=allow_leaks,
         )
         typer.echo(f"{task} of {chosen.key}")
 
@@ -370,13 +302,16 @@ def score(
     protocol: Annotated[str, typer.Option(help="protocol to score with")],
     prepared: Annotated[Path, typer.Option(help="prepared folder of the protocol's data set")],
     out: Annotated[Path | None, typer.Option(help="CSV of rows to write; printed if left out")] = None,
+    allow_leaks: AllowLeaks = False,
 ) -> None:
     """Score somebody else's predictions; no model needed."""
     from replication.config import load_protocol
     from replication.data.batches import PreparedData
     from replication.tasks.evaluate import score_predictions
 
-    table = score_predictions(predictions, load_protocol(protocol), PreparedData.open(prepared))
+    table = score_predictions(
+        predictions, load_protocol(protocol), PreparedData.open(prepared), allow_leaks=allow_leaks
+    )
     if out is None:
         typer.echo(table.to_string(index=False))
     else:

@@ -127,7 +127,9 @@ class Protocol(Strict):
         equalize: whether images are histogram-equalised on reading (the released RSNA reading).
         counts: expected images per split; enforced by ``replicate data verify`` and before scoring.
         threshold_source: which split's labels choose the F1 threshold.
-        source: where the split and the mapping come from.
+        leaks: whether the split puts images of one patient on both sides, as published; then it
+            is scored on request only.
+        source: where the split and the mapping come from, and what of it is not known.
     """
 
     id: str
@@ -140,6 +142,7 @@ class Protocol(Strict):
     grounding: Literal["none", "boxes", "masks"] = "none"
     threshold_source: Literal["val", "test"] = "val"
     counts: dict[str, int] | None = None
+    leaks: bool = False
     source: str = ""
 
     @property
@@ -149,8 +152,9 @@ class Protocol(Strict):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what decides numbers; prose and the list of tasks do not."""
-        return digest(self.model_copy(update={"description": "", "source": "", "tasks": ()}))
+        """SHA-256 of what decides numbers; prose, the list of tasks and the warning of a leak do not."""
+        values = self.model_dump(mode="json", exclude={"leaks"})
+        return digest_of({**values, "description": "", "source": "", "tasks": []})
 
 
 class PhantomSize(Strict):
@@ -413,12 +417,21 @@ def resolve(
 
 def canonical_json(model: BaseModel) -> str:
     """JSON with sorted keys and no white space: the same text for equal configurations."""
-    return json.dumps(model.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return _canonical(model.model_dump(mode="json"))
 
 
 def digest(model: BaseModel) -> str:
     """SHA-256 of the canonical JSON, hexadecimal."""
-    return hashlib.sha256(canonical_json(model).encode()).hexdigest()
+    return digest_of(model.model_dump(mode="json"))
+
+
+def digest_of(values: dict[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of plain values, hexadecimal."""
+    return hashlib.sha256(_canonical(values).encode()).hexdigest()
+
+
+def _canonical(values: dict[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
 
 def derived_seed(*parts: str | int) -> int:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib.metadata import distributions, version
@@ -19,6 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from replication.errors import DataError
+from replication.files import atomic as atomic
+from replication.files import read_json as read_json
+from replication.files import write_json as write_json
 
 DISTRIBUTION = "medslip-bench"
 PACKAGES = ("replication", "medslip", "baselines")
@@ -94,36 +95,6 @@ PREDICTION_SCHEMA = pa.schema(
 
 
 _REMEDY = "correct the scores, or delete the file and predict again"
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that becomes ``path`` if the block succeeds and vanishes if not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)  # noqa: PTH105  replaces on every system
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Readable JSON, written whole or not at all; sorted keys, so equal values give equal files."""
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> Any:
-    """Values of a JSON file of ours.
-
-    Raises:
-        DataError: missing or damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError("The file cannot be read as JSON.", where=path, found=error) from error
 
 
 def _write_table(table: pa.Table, path: Path, metadata: dict[str, Any] | None) -> None:

@@ -107,6 +107,8 @@ def prepared(
             "patient_id": [f"patient{p:03d}" for p in patient],
             "study_id": [f"study{i:03d}" for i in range(count)],
             "split": np.array(splits)[patient % len(splits)],
+            "file": [f"image{i:03d}.png" for i in range(count)],
+            "sha256": [f"{seed}-{i}" for i in range(count)],
             "cache_row": np.arange(count),
             "mask_row": np.arange(count) if masks else -1,
             "triplet_row": -1 if triplets is None else np.arange(count),
@@ -122,7 +124,13 @@ def prepared(
         triplets=triplets,
         reports={},
         labels=labels,
-        provenance={"dataset": dataset, "split": "official", "equalize": False, "fingerprint": "f" * 64},
+        provenance={
+            "dataset": dataset,
+            "split": "official",
+            "equalize": False,
+            "fingerprint": "f" * 64,
+            "credentialed": False,
+        },
     )
 
 

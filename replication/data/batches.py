@@ -18,7 +18,7 @@ from torch import Tensor
 from replication.config import AugmentationConfig, Protocol
 from replication.data.augmentation import augment, mirror_triplets
 from replication.data.boxes import Box, boxes_from_json
-from replication.data.manifest import LABEL, label_names, load_manifest
+from replication.data.manifest import LABEL, check_patients, label_names, load_manifest
 from replication.data.reports import swap_sides
 from replication.data.splits import SPLITS
 from replication.errors import DataError
@@ -63,14 +63,20 @@ class PreparedData:
     provenance: dict[str, Any]
 
     @classmethod
-    def open(cls, folder: Path | str) -> PreparedData:
+    def open(cls, folder: Path | str, *, allow_leaks: bool = False) -> PreparedData:
         """Open a prepared folder; arrays stay on disk until they are read.
+
+        Args:
+            allow_leaks: open it although a patient is in two splits.
 
         Raises:
             DataError: a file is missing, unreadable, or of another size than the manifest says.
         """
         folder = Path(folder)
-        manifest = load_manifest(folder / "manifest.parquet")
+        manifest = load_manifest(folder / "manifest.parquet", leaks=True)
+        provenance = read_provenance(folder)
+        if not (allow_leaks or provenance.get("leaks")):
+            check_patients(manifest, folder / "manifest.parquet")
         names = label_names(manifest)
         images = _array(folder / "images.npy", len(manifest))
         masks = _optional(folder / "masks.npy", int(manifest["mask_row"].max()) + 1)
@@ -83,7 +89,7 @@ class PreparedData:
             triplets,
             _reports(folder / "reports.parquet"),
             manifest[[LABEL + name for name in names]].to_numpy(np.int8),
-            read_provenance(folder),
+            provenance,
         )
 
     @property

@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 import pandas as pd
 
 from replication.data.readers import DatasetReader, build_rows
+from replication.data.splits import seeded_splits
 from replication.data.tables import find_file, read_lines
 from replication.errors import DataError
 
@@ -59,7 +60,9 @@ class CovidxCxr4(DatasetReader):
     name: ClassVar[str] = "covidx-cxr4"
     label_names: ClassVar[tuple[str, ...]] = ("covid",)
     splits: ClassVar[Mapping[str, str]] = {
-        "official": "the three lists, every line of them (they have no header)"
+        "official": "the three lists, every line of them (they have no header)",
+        "two-lists": "CXR-2 and CXR-3: train.txt and test.txt; one in eight training patients by hash is val",
+        "mavl": "CXR-2: the lists of MAVL, which share patients (leaks)",
     }
     homepage: ClassVar[str] = "https://github.com/lindawangg/COVID-Net/blob/master/docs/COVIDx.md"
     terms: ClassVar[str] = "a collection; each source keeps its own terms (RSNA images are one of them)"
@@ -72,24 +75,30 @@ class CovidxCxr4(DatasetReader):
 
     @classmethod
     def table_files(cls, source: Path, split: str) -> list[Path]:
-        """The three lists."""
-        return [find_file(source, (f"{name}.txt",), f"The {name} list") for name in _SPLITS]
+        """The three lists; two of the earlier versions."""
+        names = [name for name in _SPLITS if split == "official" or name != "val"]
+        return [find_file(source, (f"{name}.txt",), f"The {name} list") for name in names]
 
     @classmethod
     def _rows(cls, source: Path, split: str) -> pd.DataFrame:
         lines: list[Line] = []
         splits: list[str] = []
         origins: list[str] = []
-        for name, path in zip(_SPLITS, cls.table_files(source, split), strict=True):
+        for path in cls.table_files(source, split):
             for number, text in enumerate(read_lines(path), 1):
                 origins.append(f"{path}, row {number}")
                 lines.append(parse_line(text, origins[-1]))
-                splits.append(name)
+                splits.append(path.stem)
+        patients = [f"{line.source}/{line.patient}" for line in lines]
+        parts = splits
+        if split != "official":
+            carved = seeded_splits(patients, {"val": 1 / 8, "train": 7 / 8})
+            parts = [one if given == "train" else given for one, given in zip(carved, splits, strict=True)]
         return build_rows(
             sample_id=[line.file for line in lines],
             # Two sources may number their patients alike.
-            patient_id=[f"{line.source}/{line.patient}" for line in lines],
-            split=splits,
+            patient_id=patients,
+            split=parts,
             file=[f"{split}/{line.file}" for split, line in zip(splits, lines, strict=True)],
             labels={"covid": [line.positive for line in lines]},
             origin=origins,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from replication.data.nih_cxr14 import NIH_LABELS
 from replication.data.readers import DatasetReader, build_rows
+from replication.data.released_triplets import MATRIX, read_released_triplets
 from replication.data.tables import find_file, origin, read_table, reject_duplicates
 from replication.errors import DataError
 from replication.knowledge.triplets import read_triplets
@@ -58,7 +59,7 @@ class MimicCxr(DatasetReader):
     layout: ClassVar[str] = (
         "mimic-cxr-2.0.0-{split,metadata,chexpert}.csv[.gz], files/p10/p10000032/s50414267/<dicom_id>.jpg, "
         "the report beside the study folder as s50414267.txt (or below mimic-cxr-reports/), "
-        "MIMIC-CXR_graphs.json"
+        f"MIMIC-CXR_graphs.json (or the released {MATRIX} with its lists)"
     )
 
     @classmethod
@@ -68,13 +69,13 @@ class MimicCxr(DatasetReader):
 
     @classmethod
     def table_files(cls, source: Path, split: str) -> list[Path]:
-        """Split, metadata, labels and RadGraph."""
+        """Split, metadata, labels, and RadGraph or the released label tensor."""
         labels = source / _EXACT
         return [
             _table(source, "split"),
             _table(source, "metadata"),
             labels if labels.is_file() else _table(source, "chexpert"),
-            find_file(source, _GRAPHS, "The RadGraph annotation"),
+            find_file(source, (MATRIX, *_GRAPHS), "The RadGraph annotation, or the released label tensor"),
         ]
 
     @classmethod
@@ -105,11 +106,13 @@ class MimicCxr(DatasetReader):
 
     @classmethod
     def triplets(cls, source: Path) -> tuple[tuple[str, ...], NDArray[np.int8]]:
-        """The matrix [n, 51, 75] of all documents of the RadGraph file.
+        """The matrix [n, 51, 75] of all documents of the RadGraph file; the released one where it is there.
 
         Raises:
             DataError: the file is damaged or a document breaks its schema (a dangling relation).
         """
+        if (source / MATRIX).is_file():
+            return read_released_triplets(source)
         study_ids, matrix = read_triplets(find_file(source, _GRAPHS, "The RadGraph annotation"))
         return study_ids, matrix
 

@@ -79,6 +79,8 @@ class NihCxr14(DatasetReader):
     splits: ClassVar[Mapping[str, str]] = {
         "official": f"{_TEST} is test; of the patients of {_TRAIN_VAL}, one in eight by hash is val",
         "patient-seeded": "70 / 10 / 20 percent of the patients by hash",
+        "mrm": "the lists of MRM, BenchX and others, 70 / 10 / 20 percent",
+        "cxr-lt-val": "the validation list of CXR-LT is test, its test list is left out",
     }
     homepage: ClassVar[str] = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
     terms: ClassVar[str] = (

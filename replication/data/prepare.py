@@ -28,6 +28,7 @@ from replication.data.manifest import (
     table_digest,
     validate_manifest,
 )
+from replication.data.privacy import is_phantom
 from replication.data.readers import ANNOTATION_COLUMNS, DatasetReader
 from replication.data.reports import report_text
 from replication.data.verify import verify
@@ -116,13 +117,16 @@ def _write(plan: _Plan, folder: Path, inputs: str, workers: int, progress: bool)
     _write_reports(plan, folder, digests)
     decoded, masks = _write_images(plan, folder, digests, workers, progress)
     manifest = _manifest(plan, decoded, masks, triplet_rows)
-    validate_manifest(manifest, folder / "manifest.parquet")
+    leaks = plan.reader.leaks(plan.split)
+    validate_manifest(manifest, folder / "manifest.parquet", leaks=leaks)
     manifest.to_parquet(folder / "manifest.parquet", index=False)
     digests["manifest"] = table_digest(manifest)
     settings = _settings(plan)
     provenance = {
         **settings,
         "source": str(plan.source.resolve()),
+        "leaks": leaks,
+        "credentialed": plan.reader.credentialed and not is_phantom(plan.source),
         "images": len(manifest),
         "counts": {str(name): int(n) for name, n in manifest["split"].value_counts().sort_index().items()},
         "patients": int(manifest["patient_id"].nunique()),
@@ -239,7 +243,7 @@ def _settings(plan: _Plan) -> dict[str, Any]:
 def _inputs(plan: _Plan) -> str:
     """A digest of settings, tables, and the size and time of every file: changes when anything may differ."""
     digest = hashlib.sha256(json.dumps(_settings(plan), sort_keys=True).encode())
-    for table in plan.reader.table_files(plan.source, plan.split):
+    for table in plan.reader.tables(plan.source, plan.split):
         with table.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     digest.update(plan.records.drop(columns="origin").to_csv(index=False).encode())

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from replication.data.boxes import Box, boxes_to_json
 from replication.data.manifest import LABEL, validate_rows
+from replication.data.split_lists import apply_lists, listed_rule
 from replication.errors import ConfigError, DataError, nearest
 
 ANNOTATION_COLUMNS = ("origin", "mask_rle", "mask_file", "report_file")
@@ -26,6 +27,7 @@ class DatasetReader(ABC):
         name: of the data set.
         label_names: canonical findings, in the order of the label columns.
         splits: split rules by name, each with what it does.
+        leaking: rules of the reader's own that, as published, put a patient into two splits.
         credentialed: whether the data may only be used under a signed agreement.
         homepage, terms, layout: where the data are, on what terms, and how the folder must look.
     """
@@ -33,6 +35,7 @@ class DatasetReader(ABC):
     name: ClassVar[str]
     label_names: ClassVar[tuple[str, ...]]
     splits: ClassVar[Mapping[str, str]]
+    leaking: ClassVar[frozenset[str]] = frozenset()
     credentialed: ClassVar[bool] = False
     homepage: ClassVar[str]
     terms: ClassVar[str]
@@ -77,8 +80,26 @@ class DatasetReader(ABC):
             raise ConfigError(
                 f"Unknown split rule of {cls.name}.", found=rule, remedy=nearest(rule, cls.splits)
             )
-        cls.table_files(source, rule)
+        cls.tables(source, rule)
         return rule
+
+    @classmethod
+    def tables(cls, source: Path, split: str) -> list[Path]:
+        """All tables that a split rule reads: those of its images, and the published lists it follows.
+
+        Raises:
+            DataError: a table is missing.
+        """
+        lists = listed_rule(cls.name, split)
+        if lists is None:
+            return cls.table_files(source, split)
+        return [*cls.table_files(source, lists.base), *lists.require(source)]
+
+    @classmethod
+    def leaks(cls, split: str) -> bool:
+        """Whether a split rule puts a patient into two splits, as published."""
+        lists = listed_rule(cls.name, split)
+        return split in cls.leaking or (lists is not None and lists.leaks)
 
     @classmethod
     def records(cls, source: Path, split: str | None = None) -> pd.DataFrame:
@@ -92,8 +113,11 @@ class DatasetReader(ABC):
             DataError: a table is missing or wrong, a patient is in two splits, an image is missing.
         """
         rule = cls.check_source(source, split)
-        rows = cls._rows(source, rule).reset_index(drop=True)
-        validate_rows(rows, f"{cls.name} in {source}")
+        lists = listed_rule(cls.name, rule)
+        rows = cls._rows(source, lists.base if lists else rule).reset_index(drop=True)
+        if lists:
+            rows = apply_lists(lists, rows, source)
+        validate_rows(rows, f"{cls.name} in {source}", leaks=cls.leaks(rule))
         _require_files(rows, source)
         return rows
 

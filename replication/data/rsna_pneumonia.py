@@ -10,7 +10,7 @@ import pandas as pd
 
 from replication.data.boxes import Box, box_in_frame, parse_box_string
 from replication.data.readers import DatasetReader, build_rows
-from replication.data.splits import seeded_splits
+from replication.data.splits import seeded_splits, shuffled_splits
 from replication.data.tables import find_file, numbers, origin, read_table, reject_duplicates
 from replication.errors import DataError
 
@@ -29,6 +29,10 @@ class RsnaPneumonia(DatasetReader):
         "patient-seeded": "60 / 20 / 20 percent of the patients by hash",
         "released-list": "test.csv of the released code (MedKLIP, MeDSLIP, MAVL; LoVT's test split) is test; "
         "of the other patients three quarters by hash are train and one quarter val",
+        "lovt": "the lists of LoVT, 60 / 20 / 20 percent",
+        "benchx": "the lists of BenchX, 70 / 15 / 15 percent",
+        "mgca": "70 / 15 / 15 percent of the sorted patients, shuffled as MGCA does",
+        "all-test": "every image is test; nothing is left to learn or choose from",
     }
     homepage: ClassVar[str] = "https://www.kaggle.com/c/rsna-pneumonia-detection-challenge"
     terms: ClassVar[str] = (
@@ -59,6 +63,11 @@ class RsnaPneumonia(DatasetReader):
         patients = list(boxes)
         if split == "released-list":
             splits = _released_splits(find_file(source, _RELEASED_FILES, "The released test list"), boxes)
+        elif split == "mgca":
+            drawn = dict(zip(sorted(patients), shuffled_splits(len(patients)), strict=True))
+            splits = [drawn[patient] for patient in patients]
+        elif split == "all-test":
+            splits = ["test"] * len(patients)
         else:
             splits = seeded_splits(patients, {"train": 0.6, "val": 0.2, "test": 0.2})
         return build_rows(

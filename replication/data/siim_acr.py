@@ -11,7 +11,8 @@ import pandas as pd
 from replication.data import rle
 from replication.data.dicom import read_header
 from replication.data.readers import DatasetReader, build_rows
-from replication.data.splits import seeded_splits
+from replication.data.split_lists import placed
+from replication.data.splits import seeded_splits, shuffled_splits
 from replication.data.tables import files_by_name, find_file, origin, read_table, reject_duplicates
 from replication.errors import DataError
 
@@ -29,7 +30,12 @@ class SiimAcr(DatasetReader):
     splits: ClassVar[Mapping[str, str]] = {
         "patient-seeded": "DICOM form: 60 / 20 / 20 percent of the patients by hash",
         "stage-1": "PNG form: the stage 1 test table is test; one in eight training images by hash is val",
+        "benchx": "PNG form: the lists of BenchX",
+        "lovt": "DICOM form: the lists of LoVT, 60 / 20 / 20 percent",
+        "mavl-by-row": "DICOM form: the lists of MAVL, split by row of the run-length table (leaks)",
+        "mgca-by-row": "DICOM form: rows of the run-length table shuffled as GLoRIA and MGCA do (leaks)",
     }
+    leaking: ClassVar[frozenset[str]] = frozenset({"mgca-by-row"})
     homepage: ClassVar[str] = "https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation"
     terms: ClassVar[str] = "no licence text was found with the data; ask the publisher"
     layout: ClassVar[str] = (
@@ -52,7 +58,18 @@ class SiimAcr(DatasetReader):
 
     @classmethod
     def _rows(cls, source: Path, split: str) -> pd.DataFrame:
-        return _png_rows(source) if split == "stage-1" else _dicom_rows(source)
+        if split == "stage-1":
+            return _png_rows(source)
+        rows = _dicom_rows(source)
+        return _by_row(rows, source) if split == "mgca-by-row" else rows
+
+
+def _by_row(records: pd.DataFrame, source: Path) -> pd.DataFrame:
+    """Every row of the run-length table in a split of its own; images of several rows land in several."""
+    path = find_file(source, _RLE_FILES, "The table of run-length masks")
+    images = read_table(path, ("ImageId", "EncodedPixels"))["ImageId"]
+    rows = {image: row for row, image in enumerate(records["sample_id"])}
+    return placed(records, zip(map(rows.__getitem__, images), shuffled_splits(len(images)), strict=True))
 
 
 def _dicom_rows(source: Path) -> pd.DataFrame:

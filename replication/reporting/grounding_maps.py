@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from replication.config import Protocol
 from replication.data.batches import PreparedData
-from replication.registry import dataset_reader
+from replication.data.privacy import is_credentialed
 from replication.reporting.draws import load_predictions
 from replication.reporting.figures import COLOURS, new_figure
 from replication.reporting.grounding import GROUNDING
@@ -93,7 +93,10 @@ def maps_figure(report: Report) -> tuple[Figure, str, list[str]]:
 def examples_of(report: Report, protocol: Protocol) -> list[Example]:
     """Examples of one protocol; none where the images may not leave their data set or no map is stored."""
     folder = report.work / "prepared" / protocol.dataset
-    if dataset_reader(protocol.dataset).credentialed or not (folder / "prepare.json").is_file():
+    if not (folder / "prepare.json").is_file():
+        return []
+    data = PreparedData.open(folder)
+    if is_credentialed(data):
         return []
     summariser = Summariser(report)
     stored = {
@@ -103,7 +106,6 @@ def examples_of(report: Report, protocol: Protocol) -> list[Example]:
     }
     if not stored:
         return []
-    data = PreparedData.open(folder)
     rows = pd.Series(np.arange(len(data.manifest)), index=data.manifest["sample_id"])
     first = next(iter(stored.values()))
     examples = []

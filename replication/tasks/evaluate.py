@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from replication.config import Protocol, RunConfig
 from replication.data.batches import PreparedData
+from replication.data.leaks import refuse_leaks
 from replication.errors import ConfigError, DataError, nearest
 from replication.method import Method
 from replication.records import PREDICTION_SCHEMA, check_predictions, check_scores
@@ -43,6 +44,7 @@ def evaluate(
     batch_size: int = 128,
     threads: int = 1,
     progress: bool = True,
+    allow_leaks: bool = False,
 ) -> None:
     """All zero-shot tasks of a protocol for one run; what is there and still fits is not computed again.
 
@@ -51,10 +53,11 @@ def evaluate(
     Args:
         run_folder: of ``replication.training.pretrain``.
         bootstrap: resamples of the intervals.
+        allow_leaks: score although splits share patients or pictures.
 
     Raises:
-        ConfigError: the protocol names an unknown task. DataError: the data are not those of the protocol, or
-            predictions are damaged. CheckpointError, DataError: the run is not finished.
+        ConfigError: the protocol names an unknown task. DataError: the data are not those of the protocol or
+            leak, or predictions are damaged. CheckpointError, DataError: the run is not finished.
     """
     torch.set_num_threads(threads)
     known = {*TASKS, *map(base_task, transfer.TASKS)}
@@ -62,6 +65,7 @@ def evaluate(
         if task not in known:
             raise ConfigError("Unknown task.", where=protocol.id, found=task, remedy=nearest(task, known))
     data.check_protocol(protocol)
+    refuse_leaks(data, protocol, pretrained_on=config.dataset, allow=allow_leaks)
     run = EvaluatedRun.open(run_folder, method, config)
     folders = Folders(predictions_folder, rows_folder)
     for task in protocol.tasks:
@@ -80,7 +84,12 @@ def evaluate(
 
 
 def score_predictions(
-    csv: Path, protocol: Protocol, data: PreparedData | None = None, *, draws: int = 1000
+    csv: Path,
+    protocol: Protocol,
+    data: PreparedData | None = None,
+    *,
+    draws: int = 1000,
+    allow_leaks: bool = False,
 ) -> pd.DataFrame:
     """Zero-shot classification metrics of somebody else's scores.
 
@@ -89,13 +98,14 @@ def score_predictions(
             validation images serve to choose thresholds; without them F1 and accuracy stay undefined.
         data: the prepared data set, for labels, patients and splits. Without it the file must also have the
             column ``label``, and may have ``patient`` (each image its own patient) and ``split`` (``test``).
+        allow_leaks: score although splits share patients or pictures.
 
     Returns:
         Columns of ``replication.tasks.common.Measurement``.
 
     Raises:
-        DataError: names the line and what is wrong with it: a missing column, an unknown image or finding, a
-            score that is not a number, a test image without a score.
+        DataError: the data leak; or names the line and what is wrong with it: a missing column, an unknown
+            image or finding, a score that is not a number, a test image without a score.
     """
     frame = _read_csv(
         csv, ("sample", "finding", "score") if data else ("sample", "finding", "score", "label")
@@ -111,6 +121,7 @@ def score_predictions(
         expected = set(frame.loc[frame["split"] == "test", "sample"])
     else:
         data.check_protocol(protocol)
+        refuse_leaks(data, protocol, allow=allow_leaks)
         frame, expected = _with_labels(frame, protocol, data, csv)
     check_predictions(frame, csv)
     check_predictions(frame[frame["split"] == "test"], csv, samples=expected)

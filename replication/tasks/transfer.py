@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from replication.config import Protocol, RunConfig, derived_seed, digest
 from replication.data.batches import PreparedData
 from replication.data.fractions import check_classes, label_order, labelled_rows
+from replication.data.leaks import refuse_leaks
 from replication.errors import ConfigError, nearest
 from replication.method import ImageTrunk, Method
 from replication.records import read_json, write_json
@@ -105,6 +106,7 @@ def transfer(
     batch_size: int = 128,
     threads: int = 1,
     progress: bool = True,
+    allow_leaks: bool = False,
 ) -> None:
     """One task of one run under one protocol, at every fraction; finished fractions are not done again.
 
@@ -115,10 +117,12 @@ def transfer(
         fractions: instead of those of the settings.
         orders: folder of the drawn label fractions, see ``stored_order``.
         bootstrap: resamples of the intervals.
+        allow_leaks: score although splits share patients or pictures.
 
     Raises:
         ConfigError: no such task, or not one of the protocol's. DataError: the data are not those of the
-            protocol, a fraction lacks a class, or predictions are damaged; before anything is trained.
+            protocol or leak, a fraction lacks a class, or predictions are damaged; before anything is
+            trained.
     """
     torch.set_num_threads(threads)
     form = task_named(task)
@@ -129,6 +133,7 @@ def transfer(
             allowed=", ".join(protocol.tasks),
         )
     data.check_protocol(protocol)
+    refuse_leaks(data, protocol, pretrained_on=config.dataset, allow=allow_leaks)
     wanted = fractions or settings.fractions
     columns = [finding.column for finding in protocol.findings]
     order = stored_order(orders, protocol, data, config.seed)

@@ -169,12 +169,14 @@ def evaluate_run(
     protocol_ids: Iterable[str] = (),
     prepared: Path | None = None,
     threads: int = 1,
+    allow_leaks: bool = False,
 ) -> None:
     """Predictions and rows of one run on the tier's protocols, or on others.
 
     Args:
         protocol_ids: protocols instead of the tier's.
         prepared: folder of the prepared data set, if it is not the tier's own.
+        allow_leaks: score although splits share patients or pictures.
 
     Raises:
         DataError: the data set was prepared with another split than the protocol names.
@@ -202,6 +204,7 @@ def evaluate_run(
             bootstrap=workspace.tier.bootstrap,
             batch_size=workspace.tier.evaluation_batch_size,
             threads=threads,
+            allow_leaks=allow_leaks,
         )
 
 
@@ -214,6 +217,7 @@ def transfer_run(
     protocol_ids: Iterable[str] = (),
     prepared: Path | None = None,
     threads: int = 1,
+    allow_leaks: bool = False,
 ) -> None:
     """One task that learns from labels, for one run, under the tier's protocols that ask for it.
 
@@ -221,6 +225,7 @@ def transfer_run(
         fractions: of the labels, instead of the tier's.
         protocol_ids: protocols instead of the tier's.
         prepared: folder of the prepared data set, if it is not the tier's own.
+        allow_leaks: score although splits share patients or pictures.
 
     Raises:
         ConfigError: the tier has no transfer settings, or no protocol asks for the task.
@@ -257,6 +262,7 @@ def transfer_run(
             bootstrap=tier.bootstrap,
             batch_size=tier.evaluation_batch_size,
             threads=threads,
+            allow_leaks=allow_leaks,
         )
 
 
