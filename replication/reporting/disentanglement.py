@@ -30,8 +30,8 @@ _COLUMNS: tuple[tuple[str, Column], ...] = (
     ("chance_pathology_auc", Column("Pathology", "Shuffled labels", None)),
     ("chance_anatomy_auc", Column("Anatomy", "Shuffled labels", None)),
     ("chance_side_auc", Column("Side", "Shuffled labels", None)),
-    ("contrast", Column("Own - other", "Contrast")),
-    ("contrast_to_trunk", Column("Minus trunk's", "Contrast")),
+    ("contrast", Column("Own - other", "Contrast", None)),
+    ("contrast_to_trunk", Column("Minus trunk's", "Contrast", None)),
 )
 _SEED = 0
 """Of the embedding."""
