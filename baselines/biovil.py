@@ -182,6 +182,10 @@ class BioViL(PromptMethod):
         """N prompts -> ``[N, D]``; blanks and marks at their end are taken off, as in the released code."""
         return self._text_features([text.rstrip(" !?.") for text in texts])
 
+    def report_features(self, reports: Sequence[str]) -> Tensor:
+        """N whole reports -> ``[N, D]``: of the part of each that is compared with images in training."""
+        return self._text_features([self._texts(report).image for report in reports])
+
     @torch.no_grad()
     def heatmap(self, images: Tensor, findings: Sequence[Finding]) -> Tensor:
         """Cosine of each cell with the positive prompts, smoothed: ``[B, F, h, w]``."""
@@ -260,8 +264,8 @@ class BioViL(PromptMethod):
         regions = functional.normalize(maps.flatten(2).transpose(1, 2).float(), dim=-1)
         return local_losses(regions, words, content, given, Temperatures(), "sum").mean()
 
-    def _texts(self, report: str, generator: torch.Generator) -> _Texts:
-        """What is read of a report."""
+    def _texts(self, report: str, generator: torch.Generator | None = None) -> _Texts:
+        """What is read of a report; without a generator its sentences stay in order."""
         if self.settings.text_unit == "report" or not report.strip():
             sections = (report.strip(), "")
         else:
@@ -271,7 +275,7 @@ class BioViL(PromptMethod):
                 found.impression or found.findings or report.strip(),
                 found.findings if paired else "",
             )
-        if self.settings.shuffle_sentences:
+        if self.settings.shuffle_sentences and generator is not None:
             return _Texts(*(shuffled(text, generator) for text in sections))
         return _Texts(*sections)
 

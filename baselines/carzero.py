@@ -22,6 +22,7 @@ from replication.method import (
     Ingredients,
     Losses,
     Method,
+    ReportScorer,
     Settings,
     Supervision,
     generator_for,
@@ -31,6 +32,7 @@ from replication.networks.dropout import Dropout
 from replication.networks.key_maps import load_released, read_state
 from replication.networks.query_decoder import QueryDecoder
 from replication.networks.query_stream import DecoderSettings, as_tokens, initialise
+from replication.networks.report_scores import portions
 from replication.networks.text_tower import TextTower, spread
 from replication.networks.two_scales import cell_channels, two_scales
 from replication.networks.word_pieces import WordPieces, merge
@@ -151,6 +153,18 @@ class CARZero(Method):
         found = torch.stack([cells[:, group].mean(dim=1) for group in groups], dim=1)
         return found.view(*found.shape[:2], *grid)
 
+    @torch.no_grad()
+    def report_scorer(self, reports: Sequence[str]) -> ReportScorer:
+        """Mean logit of both directions of the decoder, which looks at every pair of image and report."""
+        texts = [self._encode([self._whole(report) for report in some]) for some in portions(reports)]
+
+        @torch.no_grad()
+        def score(images: Tensor) -> Tensor:
+            image, _ = self._images(images)
+            return torch.cat([self._both_directions(image, text) for text in texts], dim=1)
+
+        return score
+
     def load_released(self, path: Path) -> ImportReport:
         """Load a checkpoint of the released code's convolutional base (configuration ``base: conv``).
 
@@ -193,15 +207,20 @@ class CARZero(Method):
 
     def _texts(self, batch: Batch) -> list[str]:
         """One text for each report; empty where the report has no usable sentence."""
-        words = self.settings.sentence_rule == "words"
         if self.settings.text_unit == "report":
-            return [" ".join(word_sentences(text)) if words else text.strip() for text in batch.reports]
+            return [self._whole(report) for report in batch.reports]
+        words = self.settings.sentence_rule == "words"
         draws = torch.rand(len(batch.reports), generator=generator_for(batch)).tolist()
         pairs = zip(batch.reports, draws, strict=True)
         if not words:
             return [sample_sentence(report, draw) for report, draw in pairs]
         cut = [(word_sentences(report), draw) for report, draw in pairs]
         return [sentences[int(draw * len(sentences))] if sentences else "" for sentences, draw in cut]
+
+    def _whole(self, report: str) -> str:
+        """All of a report under the sentence rule."""
+        words = self.settings.sentence_rule == "words"
+        return " ".join(word_sentences(report)) if words else report.strip()
 
     def _prompts(self, findings: Sequence[Finding], polarity: Polarity) -> tuple[Side, list[slice]]:
         """Encoded prompts of all findings, one after another, and where those of each finding are.
@@ -228,10 +247,15 @@ class CARZero(Method):
     def _logits(self, image: Side, findings: Sequence[Finding], polarity: Polarity) -> Tensor:
         """Mean over a finding's prompts of the mean of both directions' logits, ``[B, F]`` float32."""
         text, groups = self._prompts(findings, polarity)
+        both = self._both_directions(image, text)
+        return torch.stack([both[:, group].mean(dim=1) for group in groups], dim=1)
+
+    def _both_directions(self, image: Side, text: Side) -> Tensor:
+        """Mean logit of texts that query images and of images that query texts, ``[B, N]`` float32."""
         to_text, _ = self.fusion(text.query, image.memory)
         to_image, _ = self.fusion(image.query, text.memory, text.mask)
-        both = (to_text.float() + to_image.float().T) / 2
-        return torch.stack([both[:, group].mean(dim=1) for group in groups], dim=1)
+        both: Tensor = (to_text.float() + to_image.float().T) / 2
+        return both
 
     def _forget(self, *_: object) -> None:
         self._known.clear()

@@ -128,6 +128,10 @@ class CheXzero(PromptMethod):
         """N texts -> ``[N, D]``; a text that is too long is cut, where the released code refuses a prompt."""
         return self._text_features(texts)
 
+    def report_features(self, reports: Sequence[str]) -> Tensor:
+        """N whole reports -> ``[N, D]``: of the part of each that is read in training."""
+        return self._text_features([self._text(report) for report in reports])
+
     def load_released(self, path: Path) -> ImportReport:
         """Load a checkpoint of the authors, or any state_dict of CLIP; see ``Method.load_released``.
 

@@ -20,6 +20,7 @@ from replication.method import (
     Ingredients,
     Losses,
     Method,
+    ReportScorer,
     Settings,
     Supervision,
     generator_for,
@@ -27,6 +28,7 @@ from replication.method import (
 from replication.networks.distributed import processes
 from replication.networks.key_maps import load_released, module_keys
 from replication.networks.losses import info_nce
+from replication.networks.report_scores import vector_scorer
 from replication.networks.text_tower import TextTower, spread
 from replication.networks.two_scales import cell_channels, flat, two_scales
 from replication.networks.word_pieces import Slots, WordPieces, mean_over_words, merge
@@ -182,6 +184,14 @@ class GLoRIA(Method):
             return mean_over_words(attention, used, prompt.groups)
 
         return in_turns(attended, flat(maps), words).view(len(maps), len(findings), *maps.shape[-2:])
+
+    def report_scorer(self, reports: Sequence[str]) -> ReportScorer:
+        """The cosine of the whole image and the whole report, as in the global loss."""
+
+        def of_reports(some: Sequence[str]) -> Tensor:
+            return self._encode([text_by(self.settings.sentence_rule, one) for one in some], pad=False).whole
+
+        return vector_scorer(lambda images: self._regions(images)[1], of_reports, reports)
 
     def load_released(self, path: Path) -> ImportReport:
         """Load ``chexpert_resnet50.ckpt``, its entry ``state_dict``; see ``Method.load_released``."""

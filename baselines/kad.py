@@ -15,12 +15,14 @@ from replication.knowledge.prompts import prompt_set, prompts
 from replication.knowledge.vocabulary import ANATOMIES, PATHOLOGIES, anatomy_phrase, pathology_index
 from replication.method import (
     Batch,
+    CannotAnswer,
     Finding,
     HeatmapKind,
     ImportReport,
     Ingredients,
     Losses,
     Method,
+    ReportScorer,
     Settings,
     Supervision,
 )
@@ -34,6 +36,7 @@ from replication.networks.query_stream import (
     as_tokens,
     initialise,
 )
+from replication.networks.report_scores import vector_scorer
 from replication.networks.text_tower import TextTower
 from replication.networks.triplet_losses import existence_labels, existence_loss
 
@@ -192,6 +195,23 @@ class KAD(Method):
         memory, grid = self._memory(images)
         answer = self._ask(self.text_features(names), memory, mask=mask, want_maps=True)
         return answer.maps[-1][:, index].float().reshape(len(images), len(index), *grid)
+
+    def report_scorer(self, reports: Sequence[str]) -> ReportScorer:
+        """The mean patch against the report, as in the contrastive loss.
+
+        Raises:
+            CannotAnswer: the contrast is with strings of entities, which are not reports.
+        """
+        if self.settings.text_unit != "report":
+            raise CannotAnswer(
+                "This variant of kad compares images with strings of entities, not with reports."
+            )
+        return vector_scorer(
+            lambda images: self._memory(images)[0].mean(dim=1),
+            lambda some: self.text_features([report.strip() for report in some]),
+            reports,
+            normalise=self.settings.normalise,
+        )
 
     def load_released(self, path: Path) -> ImportReport:
         """Load a checkpoint of the authors (three state_dicts in one file); see ``Method.load_released``.

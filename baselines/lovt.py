@@ -192,6 +192,13 @@ class LoVT(PromptMethod):
         features: Tensor = self.text_global(pooled)
         return features
 
+    def report_features(self, reports: Sequence[str]) -> Tensor:
+        """N whole reports -> ``[N, D]``: the global head on their pooled sentences."""
+        sentences = [sentences_of(report) for report in reports]
+        pooled, _ = self._pool_sentences(*encode_sentences(self.text, sentences, "max"))
+        features: Tensor = self.text_global(pooled)
+        return features
+
     def _pool_sentences(self, sentences: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         padded = self.settings.mean_query == "padded"
         pooled: tuple[Tensor, Tensor] = self.sentence_pool(sentences, mask, padded=padded)

@@ -260,6 +260,20 @@ class PRIOR(PromptMethod):
         features: Tensor = self.sentence_pool(self._told(texts))
         return features
 
+    def report_features(self, reports: Sequence[str]) -> Tensor:
+        """N whole reports -> ``[N, D]``: the pooled prototypes (in stage 1 features) of their sentences."""
+        sentences, mask = encode_sentences(
+            self.text,
+            [sentences_of(report) for report in reports],
+            "mean",
+            max_sentences=self.settings.queries if self.settings.stage == 3 else None,
+        )
+        told = self.text_local(sentences).float()
+        if self.settings.stage >= 2:
+            told = self.bank(told, self._noise(told, torch.Generator().manual_seed(0)))
+        features: Tensor = self.sentence_pool(told, mask)
+        return features
+
     def _told(self, texts: Sequence[str]) -> Tensor:
         """N sentences -> ``[N, 1, D]``: their prototypes, or in stage 1 their features."""
         features, _ = encode_sentences(self.text, [[text] for text in texts], "mean")

@@ -148,6 +148,15 @@ class MeDSLIP(Method):
             maps = maps / maps.amax(dim=(0, 2), keepdim=True)
         return maps.reshape(*maps.shape[:2], *answer.grid)
 
+    def streams(self, images: Tensor) -> dict[str, Tensor]:
+        """Gated and projected patches as the decoder of either stream sees them, and the trunk's before."""
+        maps = self.trunk(images)
+        patches, grid = self._patches(maps, None)
+        memories = {
+            name: memory.transpose(1, 2).reshape(len(maps), -1, *grid) for name, memory in patches.items()
+        }
+        return {**memories, "trunk": maps}
+
     def load_released(self, path: Path) -> ImportReport:
         """Load a pre-training checkpoint of the authors; see ``Method.load_released``.
 
@@ -187,7 +196,7 @@ class MeDSLIP(Method):
             questions: what is asked in evaluation; ``None`` asks for the books as in pre-training.
             both: whether the anatomy stream is needed. grounding: the heat maps' deviations, if any.
         """
-        patches, grid = self._patches(images, grounding)
+        patches, grid = self._patches(self.trunk(images), grounding)
         of_pathologies = self.pathology_queries
         of_anatomies = self.anatomy_queries or self.pathology_queries
         if grounding is not None and grounding.query_projection == "random":
@@ -207,10 +216,10 @@ class MeDSLIP(Method):
         return Answer(pathology, anatomy, patches, grid)
 
     def _patches(
-        self, images: Tensor, grounding: GroundingSettings | None
+        self, maps: Tensor, grounding: GroundingSettings | None
     ) -> tuple[dict[str, Tensor], tuple[int, int]]:
-        """Patch memories ``[B, K, d]`` of the two streams, and their grid."""
-        patches, grid = as_tokens(self.trunk(images))
+        """Maps ``[B, C, h, w]`` -> patch memories ``[B, K, d]`` of the two streams, and their grid."""
+        patches, grid = as_tokens(maps)
         pathology = anatomy = patches
         if self.gate is not None:
             gate = self.gate(patches)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, Self
@@ -14,6 +14,10 @@ from torch import Tensor, nn
 
 Supervision = Literal["report", "triplets", "labels", "none"]
 HeatmapKind = Literal["native", "post hoc", "none"]
+
+
+class CannotAnswer(TypeError):
+    """A method is asked for something optional that it does not have; the message says what and why."""
 
 
 class ImageTrunk(nn.Module, ABC):
@@ -38,6 +42,10 @@ class ImageTrunk(nn.Module, ABC):
     @abstractmethod
     def stages(self, images: Tensor) -> list[Tensor]:
         """Feature maps from fine to coarse, the last one being that of ``forward``."""
+
+
+ReportScorer = Callable[[Tensor], Tensor]
+"""Images ``[B, 3, H, W]`` -> similarity with each of R reports, ``[B, R]`` float32; higher = more alike."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +214,29 @@ class Method(nn.Module, ABC):
             TypeError: the method localises nothing (``heatmap_kind`` is ``"none"``).
         """
         raise TypeError(f"{self.name} makes no heat maps (heatmap_kind is 'none').")
+
+    def streams(self, images: Tensor) -> dict[str, Tensor]:
+        """``[B, 3, H, W]`` images -> patch embeddings ``[B, C, h, w]`` by stream, on one grid (optional).
+
+        A method that separates what is there from where it is adds ``pathology`` and ``anatomy``; ``trunk``
+        is there for every method, as what these are compared with.
+
+        Raises:
+            CannotAnswer: the method has no image trunk.
+        """
+        if not isinstance(getattr(self, "trunk", None), ImageTrunk):
+            raise CannotAnswer(f"{self.name} has no image trunk.")
+        return {"trunk": self.trunk(images)}
+
+    def report_scorer(self, reports: Sequence[str]) -> ReportScorer:
+        """What compares images with R reports as the method's global alignment does (optional).
+
+        The reports are encoded once, by the method in its current mode.
+
+        Raises:
+            CannotAnswer: the method does not compare images with reports.
+        """
+        raise CannotAnswer(f"{self.name} does not compare images with reports.")
 
     def load_released(self, path: Path) -> ImportReport:
         """Load the authors' checkpoint by an explicit key map, strictly; prefix ``module.`` allowed.

@@ -11,7 +11,7 @@ from doubles import REPORTS, batch, clip_tokenizer, ingredients
 from safetensors.torch import load_file, save_file
 
 from replication.config import TierConfig, load_recipes, resolve
-from replication.method import Finding, Method, Settings
+from replication.method import CannotAnswer, Finding, Method, Settings
 from replication.registry import METHODS, method_class, names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +36,10 @@ TIER = TierConfig(
 )
 
 every_method = pytest.mark.parametrize("name", names(METHODS))
+RETRIEVERS = (
+    *("biovil", "carzero", "chexzero", "convirt", "gloria", "kad", "lovt", "mflag", "mgca", "prior"),
+)
+"""Methods that compare whole images with whole reports under the recipe ``matched``."""
 
 
 def settings(name: str, recipe: str = "matched", **scale: object) -> Settings:
@@ -225,6 +229,52 @@ def test_the_trunk_serves_other_tasks(name: str) -> None:
     stages = trunk.stages(images)
     assert tuple(stage.shape[1] for stage in stages) == trunk.stage_channels
     assert torch.equal(stages[-1], features)
+
+
+@every_method
+def test_the_streams_of_a_method_share_a_grid_and_hold_its_trunk(name: str) -> None:
+    model, images = make(name).eval(), batch(3).images
+    with torch.no_grad():
+        streams, alone = model.streams(images), model.streams(images[:1])
+        assert torch.equal(streams["trunk"], model.trunk(images))
+    assert set(streams) == ({"trunk", "pathology", "anatomy"} if name == "medslip" else {"trunk"})
+    assert len({maps.shape[2:] for maps in streams.values()}) == 1
+    for stream, maps in streams.items():
+        assert torch.isfinite(maps).all()
+        torch.testing.assert_close(alone[stream], maps[:1], rtol=1e-3, atol=1e-4)
+
+
+@every_method
+def test_a_method_compares_reports_or_says_that_it_does_not(name: str) -> None:
+    model, images = make(name).eval(), batch(3).images
+    if name not in RETRIEVERS:
+        with pytest.raises(CannotAnswer, match=f"{name} does not compare"):
+            model.report_scorer(REPORTS)
+        return
+    scores = model.report_scorer(REPORTS)(images)
+    assert scores.shape == (3, len(REPORTS))
+    assert scores.dtype == torch.float32
+    assert torch.isfinite(scores).all()
+    assert not scores.requires_grad
+    torch.testing.assert_close(model.report_scorer(REPORTS)(images[1:]), scores[1:], rtol=1e-3, atol=1e-4)
+    some = model.report_scorer(REPORTS[2:])(images)
+    torch.testing.assert_close(some, scores[:, 2:], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", RETRIEVERS)
+def test_what_is_learned_is_what_retrieval_compares(name: str) -> None:
+    """After some steps on four pairs, each image finds its own report."""
+    # Sentence by sentence, or with an untrained bank of prototypes, these two need many more steps.
+    quick: dict[str, object] = {"carzero": {"text_unit": "report"}, "prior": {"stage": 1}}.get(name, {})
+    model, data = make(name, **quick).train(), batch(4)
+    optimiser = torch.optim.AdamW(model.parameter_groups(0.0), lr=1e-3 if quick else 3e-3)
+    for step in range(40):
+        optimiser.zero_grad()
+        model.loss(dataclasses.replace(data, seed=step)).total.backward()
+        optimiser.step()
+    model.eval()
+    scores = model.report_scorer(data.reports)(data.images)
+    assert scores.argmax(dim=1).tolist() == [0, 1, 2, 3], scores
 
 
 def test_reports_of_the_doubles_are_in_use() -> None:

@@ -29,6 +29,9 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """Of ImageNet, per channel, for values in 0..1."""
 
+_WITHOUT_LABELS = {"zero_shot_relations", "disentanglement", "disentanglement_patches", "retrieval"}
+"""Tasks that read reports and their annotation, but no label column."""
+
 
 def normalise(images: NDArray[np.uint8] | Tensor) -> Tensor:
     """Grey values 0..255, ``[B, S, S]`` -> ``[B, 3, S, S]`` float32 with the ImageNet mean and deviation."""
@@ -167,7 +170,7 @@ class PreparedData:
                     allowed=value,
                     remedy="prepare the data again with the protocol's settings, or choose another protocol",
                 )
-        if protocol.tasks != ("zero_shot_relations",):
+        if not set(protocol.tasks) <= _WITHOUT_LABELS:
             for finding in protocol.findings:
                 if finding.column not in self.label_names:
                     raise DataError(

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from replication.errors import ConfigError
 from replication.knowledge.prompts import Polarity, Style, prompts
-from replication.method import Finding, HeatmapKind, Method, Settings
+from replication.method import Finding, HeatmapKind, Method, ReportScorer, Settings
+from replication.networks.report_scores import vector_scorer
 from replication.networks.text_tower import mean_direction, spread
 
 
@@ -63,6 +64,14 @@ class PromptMethod(Method):
     @abstractmethod
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """N texts -> ``[N, D]``."""
+
+    def report_features(self, reports: Sequence[str]) -> Tensor:
+        """N whole reports -> ``[N, D]``; a method that reads them unlike prompts says how."""
+        return self.text_features([report.strip() for report in reports])
+
+    def report_scorer(self, reports: Sequence[str]) -> ReportScorer:
+        """The cosine of image and report."""
+        return vector_scorer(self.image_features, self.report_features, reports)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; prompts encoded with the weights so far are forgotten."""

@@ -14,6 +14,8 @@ from replication.statistics import FloatArray
 from replication.tasks import (
     common,
     finetune_segmentation,
+    retrieval,
+    stream_probes,
     zero_shot_classification,
     zero_shot_grounding,
     zero_shot_relations,
@@ -38,6 +40,12 @@ _METRICS: dict[str, Callable[[common.Predictions, Protocol, int], Sequence[commo
     ),
     "zero_shot_relations": lambda predictions, protocol, draws: zero_shot_relations.metric_draws(
         predictions.frame, protocol, draws=draws
+    ),
+    "disentanglement": lambda predictions, protocol, draws: stream_probes.metric_draws(
+        predictions, protocol, draws=draws
+    ),
+    "retrieval": lambda predictions, protocol, draws: retrieval.metric_draws(
+        predictions, protocol, draws=draws
     ),
 }
 

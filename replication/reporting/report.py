@@ -217,7 +217,8 @@ def describe(protocol: Protocol, rows: pd.DataFrame, images: str = "test images"
     sizes = rows.loc[rows["protocol"] == protocol.id, "n"]
     if len(sizes):
         parts.append(f"{int(sizes.max()):,} {images}")
-    parts.append(f"{findings} finding{'s' if findings != 1 else ''}")
+    if findings:
+        parts.append(f"{findings} finding{'s' if findings != 1 else ''}")
     return f"{protocol.id}: {', '.join(parts)}"
 
 

@@ -37,6 +37,9 @@ _BARS = {
     ),
 }
 
+_LIMITS = {"contrast": (-1.0, 1.0), "contrast_to_trunk": (-2.0, 2.0), "median_rank": (1.0, math.inf)}
+"""Least and greatest value of metrics that are no shares of 1."""
+
 
 class Summariser:
     """Makes cells, and remembers what their error bars cover."""
@@ -151,8 +154,9 @@ class Summariser:
         estimate = hierarchical_mean(values, np.stack(draws))
         if not math.isfinite(estimate.lower):
             return None, None
-        # All metrics with draws are shares; a symmetric interval knows no such limits.
-        return max(0.0, estimate.lower), min(1.0, estimate.upper)
+        # A symmetric interval knows no limits.
+        low, high = _LIMITS.get(key[1], (0.0, 1.0))
+        return max(low, estimate.lower), min(high, estimate.upper)
 
     def _run_draws(self, path: Path, task: str, protocol: str) -> Draws | None:
         # The tasks bring PyTorch along, which tables of single seeds do not need.

@@ -18,7 +18,15 @@ from replication.data.leaks import refuse_leaks
 from replication.errors import ConfigError, DataError, nearest
 from replication.method import Method
 from replication.records import PREDICTION_SCHEMA, check_predictions, check_scores
-from replication.tasks import transfer, zero_shot_classification, zero_shot_grounding, zero_shot_relations
+from replication.tasks import (
+    disentanglement,
+    disentanglement_patches,
+    retrieval,
+    transfer,
+    zero_shot_classification,
+    zero_shot_grounding,
+    zero_shot_relations,
+)
 from replication.tasks.common import NothingToMeasure, Predictions, evaluation_rows, long_format
 from replication.tasks.results import EvaluatedRun, Folders, Result
 from replication.transfer_config import base_task
@@ -27,8 +35,15 @@ TASKS: dict[str, ModuleType] = {
     "zero_shot_classification": zero_shot_classification,
     "zero_shot_grounding": zero_shot_grounding,
     "zero_shot_relations": zero_shot_relations,
+    "disentanglement": disentanglement,
+    "disentanglement_patches": disentanglement_patches,
+    "retrieval": retrieval,
 }
-"""Zero-shot tasks by the name that protocols use."""
+"""Tasks that leave a method as it is, by the name that protocols use."""
+
+_PROBE = "penalty of highest AUC on val"
+CHOSEN = {"disentanglement": _PROBE, "disentanglement_patches": _PROBE}
+"""What some tasks choose beside the weights, and how."""
 
 
 def evaluate(
@@ -46,8 +61,9 @@ def evaluate(
     progress: bool = True,
     allow_leaks: bool = False,
 ) -> None:
-    """All zero-shot tasks of a protocol for one run; what is there and still fits is not computed again.
+    """All tasks of a protocol that leave the method as it is, for one run.
 
+    What is there and still fits is not computed again.
     A task that has no meaning for the method or the data is reported on stderr and leaves an empty rows file.
 
     Args:
@@ -71,7 +87,8 @@ def evaluate(
     for task in protocol.tasks:
         if task not in TASKS:
             continue
-        result = Result(run, task, protocol, data, folders, selection=config.training.select)
+        selection = "; ".join(filter(None, [config.training.select, CHOSEN.get(task)]))
+        result = Result(run, task, protocol, data, folders, selection)
         try:
             if not result.is_predicted:
                 predict = TASKS[task].predict

@@ -72,7 +72,7 @@ def test_gates_differ_as_named() -> None:
         if model.gate is not None:
             torch.nn.init.constant_(model.gate.bias, 3.0)
             torch.nn.init.zeros_(model.gate.weight)
-        patches, _ = model._patches(data.images, None)
+        patches, _ = model._patches(model.trunk(data.images), None)
         features = model.trunk(data.images).flatten(2).transpose(1, 2)
         share = {"linear": 3.0, "sigmoid": torch.tensor(3.0).sigmoid().item(), "absent": None}[gate]
         pathology = features if share is None else share * features
@@ -83,9 +83,21 @@ def test_gates_differ_as_named() -> None:
     assert not torch.allclose(answers["linear"], answers["sigmoid"])
 
 
+def test_streams_are_what_the_decoders_see_laid_out_as_the_image() -> None:
+    model = make().eval()
+    images = batch(2, side=96).images[:, :, :64]
+    maps = model.trunk(images)
+    patches, (height, width) = model._patches(maps, None)
+    streams = model.streams(images)
+    assert height != width
+    assert torch.equal(streams["trunk"], maps)
+    for name in ("pathology", "anatomy"):
+        assert torch.equal(streams[name][:, :, 1, 2], patches[name][:, width + 2])
+
+
 def test_shared_streams_have_one_memory() -> None:
     model = make(gate="absent", streams="shared")
-    patches, _ = model._patches(batch(2).images, None)
+    patches, _ = model._patches(model.trunk(batch(2).images), None)
     assert torch.equal(patches["pathology"], patches["anatomy"])
     assert not any(name.startswith("anatomy_patches") for name, _ in model.named_parameters())
 
