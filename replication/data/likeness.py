@@ -115,13 +115,14 @@ def correlation(a: Float, b: Float) -> float:
 
     A registration that does not converge, or needs more than a slight map, answers -1.
     """
-    matrix = np.eye(2, 3, dtype=np.float32)
+    start, everywhere = np.eye(2, 3, dtype=np.float32), np.ones(b.shape, np.uint8)
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, _STEPS, 1e-4)
     try:
-        _, matrix = cv2.findTransformECC(a, b, matrix, cv2.MOTION_AFFINE, criteria, None, 5)
+        _, found = cv2.findTransformECC(a, b, start, cv2.MOTION_AFFINE, criteria, everywhere, 5)
     except cv2.error:
         # OpenCV's way of saying that the two have nothing to be aligned by.
         return -1.0
+    matrix = np.asarray(found, np.float32)
     if np.abs(matrix - np.eye(2, 3))[:, :2].max() > 0.2:
         return -1.0
     mapped = cv2.warpAffine(b, matrix, (SIDE, SIDE), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
