@@ -137,10 +137,15 @@ def degrees_of_freedom(variance: float, seeds: Sequence[SeedVariance]) -> float:
     """Of a variance that holds those of seeds (Satterthwaite, Biometrics Bulletin 2, 1946).
 
     Test patients are taken as many. The variance of the seeds counts in full, because that of the patients is
-    subtracted from it and not known better.
+    subtracted from it and not known better. A sum is never less certain than its least certain part, so the
+    answer is not below the smallest S - 1; without this floor the subtraction could bring it near 0 where the
+    patients' part is the same for both sides of a difference.
     """
-    squares = sum(part.total**2 / part.freedom for part in seeds)
-    return variance**2 / squares if squares > 0 else float("inf")
+    counted = [part for part in seeds if part.total > 0]
+    squares = sum(part.total**2 / part.freedom for part in counted)
+    if squares == 0:
+        return float("inf")
+    return max(variance**2 / squares, float(min(part.freedom for part in counted)))
 
 
 def hierarchical_mean(
