@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import warnings
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from replication.errors import DataError, nearest
+
+_UNREADABLE = (
+    *(pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError),
+    *(UnicodeDecodeError, EOFError, OSError, zlib.error),
+)
 
 
 def origin(path: Path, index: int) -> str:
@@ -54,13 +61,16 @@ def read_table(path: Path, required: Iterable[str]) -> pd.DataFrame:
         DataError: the file is missing or damaged, or lacks a required column.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        with warnings.catch_warnings():
+            # Rows longer than the header: pandas would shift or drop cells and go on.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
     except FileNotFoundError as error:
         raise DataError(
             "A table is missing.", where=path, remedy="correct --source or fetch the file"
         ) from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, EOFError, OSError) as error:
-        kind = "gzip-compressed CSV" if isinstance(error, (EOFError, gzip.BadGzipFile)) else "CSV"
+    except _UNREADABLE as error:
+        kind = "gzip-compressed CSV" if isinstance(error, (EOFError, gzip.BadGzipFile, zlib.error)) else "CSV"
         raise DataError(
             "A table cannot be read.",
             where=path,
