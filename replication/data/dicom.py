@@ -161,7 +161,7 @@ def _has_light_mediastinum(pixels: NDArray[np.generic]) -> bool:
 
 def _refuse_deflated(content: bytes, where: str | Path) -> None:
     """Deflated files, which pydicom would inflate to whatever size they hide."""
-    if DeflatedExplicitVRLittleEndian.encode() + b"\0" in content[: 2**16]:
+    if DeflatedExplicitVRLittleEndian.encode() in content[: 2**16]:
         raise DataError(
             "A DICOM file is deflated as a whole.",
             where=where,

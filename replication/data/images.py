@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from replication.data.dicom import decode_dicom, looks_like_dicom
-from replication.data.limits import check_bytes, check_pixels
+from replication.data.limits import check_bytes, check_pixels, too_many_pixels
 from replication.errors import DataError
 
 Grey = NDArray[np.uint8]
@@ -62,8 +62,10 @@ def decode_image(content: bytes, where: str | Path) -> Radiograph:
             allowed="PNG, JPEG or DICOM",
             remedy="fetch the file again",
         ) from error
+    except Image.DecompressionBombError as error:
+        raise too_many_pixels(error, where) from error
     # Pillow reports damage in kinds of its own for every format.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise DataError(
             "An image is damaged or cut short.",
             where=where,

@@ -16,13 +16,18 @@ MAX_BYTES = 2**29
 def check_pixels(count: int, where: str | Path) -> None:
     """Raise ``DataError`` if an image claims more than ``MAX_PIXELS``; asked before they are decoded."""
     if count > MAX_PIXELS:
-        raise DataError(
-            "An image claims more pixels than a radiograph has.",
-            where=where,
-            found=f"{count} pixels",
-            allowed=f"at most {MAX_PIXELS}",
-            remedy="its header is damaged: fetch the file again",
-        )
+        raise too_many_pixels(f"{count} pixels", where)
+
+
+def too_many_pixels(found: object, where: str | Path) -> DataError:
+    """The error for an image of a size that no radiograph has."""
+    return DataError(
+        "An image claims more pixels than a radiograph has.",
+        where=where,
+        found=found,
+        allowed=f"at most {MAX_PIXELS}",
+        remedy="its header is damaged: fetch the file again",
+    )
 
 
 def check_bytes(count: int, where: str | Path) -> None:

@@ -84,6 +84,7 @@ def prepare(
     rule = reader.check_source(source, split)
     plan = Plan(reader, source, rule, size, equalize, quarantine, reader.records(source, rule))
     inputs = plan.inputs()
+    _refuse_foreign(out)
     if _is_current(out, inputs, plan):
         return out
     with disk_errors_are_reported(out):
@@ -100,12 +101,24 @@ def _prepare_locked(plan: Plan, out: Path, inputs: str, workers: int, progress: 
     if _is_current(out, inputs, plan):
         # Another process was faster.
         return
+    if not _is_current(partial, inputs, plan):
+        _fill(plan, partial, inputs, workers, progress)
+    for name in (JOURNAL, _INPUTS):
+        (partial / name).unlink(missing_ok=True)
+    if out.exists():
+        out.rename(old)
+    partial.rename(out)
+    _discard(old)
+
+
+def _fill(plan: Plan, partial: Path, inputs: str, workers: int, progress: bool) -> None:
+    """Go on with what an interrupted run has left, if it had the same inputs; an error leaves nothing."""
     marker = partial / _INPUTS
     if not (marker.is_file() and marker.read_text(encoding="utf-8") == inputs):
         _discard(partial)
     try:
         written = sum(path.stat().st_size for path in partial.iterdir()) if partial.exists() else 0
-        require_space(out.parent, plan.bytes_needed() - written)
+        require_space(partial.parent, plan.bytes_needed() - written)
         partial.mkdir(exist_ok=True)
         marker.write_text(inputs, encoding="utf-8")
         _write(plan, partial, inputs, workers, progress)
@@ -115,12 +128,6 @@ def _prepare_locked(plan: Plan, out: Path, inputs: str, workers: int, progress: 
     except (DataError, OSError):
         _discard(partial)
         raise
-    for name in (JOURNAL, _INPUTS):
-        (partial / name).unlink()
-    if out.exists():
-        out.rename(old)
-    partial.rename(out)
-    _discard(old)
 
 
 def _write(plan: Plan, folder: Path, inputs: str, workers: int, progress: bool) -> None:
@@ -219,27 +226,28 @@ def _manifest(plan: Plan, entries: list[Entry], triplet_rows: list[int]) -> pd.D
     return table[[*TEXT_COLUMNS, *NUMBER_COLUMNS, *labels]]
 
 
-def _is_current(out: Path, inputs: str, plan: Plan) -> bool:
-    """Whether ``out`` was prepared from these inputs, with no more images left out than may be.
-
-    Raises:
-        DataError: something lies there that ``prepare`` did not write.
-    """
-    record = out / "prepare.json"
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return False
+def _is_current(folder: Path, inputs: str, plan: Plan) -> bool:
+    """Whether the folder was prepared from these inputs, with no more images left out than may be."""
+    record = folder / "prepare.json"
     if not record.is_file():
-        raise DataError(
-            "The output folder exists and is no prepared data set.",
-            where=out,
-            remedy="choose another folder, or remove this one",
-        )
+        return False
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
         return bool(found["inputs"] == inputs and found.get("quarantined", 0) <= plan.tolerated)
     except (ValueError, KeyError):
         # A damaged record: prepare again.
         return False
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Raise ``DataError`` if something lies there that ``prepare`` did not write."""
+    empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    if not empty and not (out / "prepare.json").is_file():
+        raise DataError(
+            "The output folder exists and is no prepared data set.",
+            where=out,
+            remedy="choose another folder, or remove this one",
+        )
 
 
 def _discard(folder: Path) -> None:

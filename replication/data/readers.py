@@ -101,6 +101,12 @@ class DatasetReader(ABC):
         """
         rule = cls.check_source(source, split)
         rows = cls._rows(source, rule).reset_index(drop=True)
+        if rows.empty:
+            raise DataError(
+                "The tables name no image.",
+                where=", ".join(map(str, cls.table_files(source, rule))),
+                remedy="fetch them again",
+            )
         _check_names(rows)
         validate_rows(rows, f"{cls.name} in {source}")
         _require_files(rows, source)
