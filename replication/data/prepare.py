@@ -23,14 +23,11 @@ from replication.data.manifest import (
     validate_manifest,
 )
 from replication.data.output_folder import disk_errors_are_reported, locked, require_space
-from replication.data.plan import FORMAT, Plan
+from replication.data.plan import Plan
 from replication.data.readers import ANNOTATION_COLUMNS, DatasetReader
 from replication.data.studies import write_reports, write_triplets
-from replication.data.verify import verify
 from replication.errors import ConfigError, DataError
 from replication.registry import dataset_reader
-
-__all__ = ["FORMAT", "prepare", "verify"]
 
 _INPUTS = "inputs"
 """In the folder while it is written: the digest of what it is written from."""

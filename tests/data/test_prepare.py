@@ -16,7 +16,8 @@ from replication.data import cache, decoding, output_folder
 from replication.data.batches import PreparedData
 from replication.data.images import equalize_histogram, read_image, resize
 from replication.data.manifest import NUMBER_COLUMNS, TEXT_COLUMNS
-from replication.data.prepare import prepare, verify
+from replication.data.prepare import prepare
+from replication.data.verify import verify
 from replication.errors import ConfigError, DataError, UserError
 
 from . import raw

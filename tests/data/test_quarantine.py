@@ -11,7 +11,8 @@ from replication.data import decoding
 from replication.data.batches import PreparedData
 from replication.data.cache import ImageCache
 from replication.data.images import read_image, resize
-from replication.data.prepare import prepare, verify
+from replication.data.prepare import prepare
+from replication.data.verify import verify
 from replication.errors import ConfigError, DataError
 
 from . import raw
