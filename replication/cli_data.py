@@ -46,6 +46,10 @@ def data_prepare(
     split: Annotated[str | None, typer.Option(help="split rule; the tier's or the reader's default")] = None,
     size: Annotated[int | None, typer.Option(min=16, help="side of the cached images in pixels")] = None,
     equalize: Annotated[bool, typer.Option(help="histogram equalisation on reading")] = False,
+    quarantine: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="share of the images that may be damaged; listed in quarantine.csv"),
+    ] = 0.0,
     tier: Tier = "smoke",
     workers: Annotated[int, typer.Option(min=1, help="processes")] = 2,
     work: Work = DEFAULT_WORK,
@@ -56,7 +60,7 @@ def data_prepare(
     if source is None:
         from replication.workflow.steps import prepare_dataset
 
-        typer.echo(prepare_dataset(workspace, dataset, workers=workers))
+        typer.echo(prepare_dataset(workspace, dataset, workers=workers, quarantine=quarantine))
         return
     from replication.data.prepare import prepare
 
@@ -69,6 +73,7 @@ def data_prepare(
             split=split,
             workers=workers,
             equalize=equalize,
+            quarantine=quarantine,
         )
     )
 

@@ -1,139 +1,94 @@
-"""Decoding images in parallel processes and writing them, in order, as arrays that can be memory-mapped."""
+"""Arrays on disk that can be memory-mapped, written in order, and gone on with after an interruption."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import multiprocessing
-import shutil
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+import json
+import math
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from replication.data import rle
-from replication.data.boxes import FRAME
-from replication.data.images import decode_image, equalize_histogram, read_bytes, resize, resize_mask
-from replication.errors import DataError
+from replication.data.decoding import Decoded
 
-if TYPE_CHECKING:
-    # Left out at run time: every worker imports this module, and pandas takes most of its start.
-    import pandas as pd
-
-PARALLEL_FROM = 4.0
-"""Seconds of work from which more processes are started; one takes about a second to start."""
-
-_CHUNK = 32
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-class Job(NamedTuple):
-    """One image to read: its path, where it is listed, its annotation of the mask (at most one of two)."""
-
-    path: Path
-    origin: str
-    size: int
-    equalize: bool
-    mask_rle: str = ""
-    mask_path: Path | None = None
-
-
-class Decoded(NamedTuple):
-    """``image`` [S, S] uint8, ``mask`` [S, S] of 0 and 1 or ``None``; the rest is of the stored file."""
-
-    image: NDArray[np.uint8]
-    mask: NDArray[np.uint8] | None
-    sha256: str
-    width: int
-    height: int
-    view: str
-    note: str
-
-
-def jobs_of(records: pd.DataFrame, source: Path, size: int, *, equalize: bool = False) -> list[Job]:
-    """A job for every row of ``DatasetReader.records``."""
-    columns = (records[name].tolist() for name in ("file", "origin", "mask_rle", "mask_file"))
-    return [
-        Job(source / file, origin, size, equalize, mask_rle, source / mask_file if mask_file else None)
-        for file, origin, mask_rle, mask_file in zip(*columns, strict=True)
-    ]
-
-
-def decode(job: Job) -> Decoded:
-    """Read, check and shrink one image.
-
-    Raises:
-        DataError: the image or its mask is missing or damaged.
-    """
-    content = read_bytes(job.path)
-    image = decode_image(content, f"{job.path} (listed in {job.origin})")
-    pixels = equalize_histogram(image.pixels) if job.equalize else image.pixels
-    height, width = pixels.shape
-    return Decoded(
-        resize(pixels, job.size),
-        _mask(job),
-        hashlib.sha256(content).hexdigest(),
-        width,
-        height,
-        image.view,
-        image.note,
-    )
-
-
-def decode_all(jobs: Sequence[Job], workers: int) -> Iterator[Decoded]:
-    """Decode in up to ``workers`` processes; results come in the order of the jobs.
-
-    The first images are decoded here and timed: small ones are done sooner than a process has started.
-    """
-    start = time.perf_counter()
-    head = [decode(job) for job in jobs[:_CHUNK]]
-    seconds = (time.perf_counter() - start) / max(len(head), 1) * (len(jobs) - len(head))
-    yield from head
-    jobs = jobs[_CHUNK:]
-    if workers <= 1 or seconds < PARALLEL_FROM:
-        yield from map(decode, jobs)
-        return
-    # A fresh interpreter per worker: forking a process that runs torch threads may deadlock.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context)
-    try:
-        yield from pool.map(decode, jobs, chunksize=_CHUNK)
-    finally:
-        pool.shutdown(cancel_futures=True)
+JOURNAL = "decoded.jsonl"
+"""Beside the arrays while they are written."""
 
 
 class ArrayWriter:
-    """Appends slices to an ``.npy`` file of known shape and takes its SHA-256 on the way.
+    """Appends slices to an ``.npy`` file and takes the SHA-256 of its content on the way.
 
     Written through a file rather than a memory map: on a full disk the former raises, the latter kills.
+    Slices of an existing file can be taken over; ``cut`` drops the others.
+
+    Args:
+        item: shape of one slice.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
-        self._file = path.open("wb")
+    def __init__(self, path: Path, item: tuple[int, ...], dtype: type[np.generic]) -> None:
+        self._item = item
+        self._dtype = np.dtype(dtype)
+        self._bytes = math.prod(item) * self._dtype.itemsize
         self._digest = hashlib.sha256()
-        header = {
-            "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
-            "fortran_order": False,
-            "shape": shape,
-        }
-        np.lib.format.write_array_header_1_0(self._file, header)
-
-    def append(self, array: NDArray[np.generic]) -> None:
-        """Write the next slice."""
-        content = np.ascontiguousarray(array).data
-        self._file.write(content)
-        self._digest.update(content)
+        self._file = path.open("r+b" if path.exists() else "w+b")
+        self._count = 0
+        self._write_header()
+        self._start = self._file.tell()
 
     @property
     def sha256(self) -> str:
         """Of all slices so far."""
         return self._digest.hexdigest()
+
+    @property
+    def count(self) -> int:
+        """Slices so far."""
+        return self._count
+
+    def append(self, array: NDArray[np.generic]) -> None:
+        """Write the next slices: one, or an array of several."""
+        content = np.ascontiguousarray(array).data
+        self._file.write(content)
+        self._digest.update(content)
+        self._count += content.nbytes // self._bytes
+
+    def flush(self) -> None:
+        """Hand all slices to the operating system: from then on they survive the end of this process."""
+        self._file.flush()
+
+    def holds(self, sha256: str) -> bool:
+        """Whether the file goes on with a slice with which its content has this digest."""
+        return self._with_next().hexdigest() == sha256
+
+    def take_over(self) -> None:
+        """Count the next slice of the file as written."""
+        self._digest, self._count = self._with_next(), self._count + 1
+
+    def cut(self) -> None:
+        """Drop what the file holds behind the slices so far."""
+        self._file.seek(self._start + self._count * self._bytes)
+        self._file.truncate()
+
+    def _with_next(self) -> hashlib._Hash:
+        """The digest of all slices so far and of the one behind them."""
+        self._file.seek(self._start + self._count * self._bytes)
+        digest = self._digest.copy()
+        digest.update(self._file.read(self._bytes))
+        return digest
+
+    def _write_header(self) -> None:
+        """NumPy pads the header so that the number of slices can be filled in later."""
+        self._file.seek(0)
+        header = {
+            "descr": np.lib.format.dtype_to_descr(self._dtype),
+            "fortran_order": False,
+            "shape": (self._count, *self._item),
+        }
+        np.lib.format.write_array_header_1_0(self._file, header)
 
     def __enter__(self) -> Self:
         return self
@@ -141,7 +96,115 @@ class ArrayWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with self._file:
+            if error is None:
+                self.cut()
+                self._write_header()
+
+
+class Entry(NamedTuple):
+    """What is known of one image after decoding, without its pixels; ``damage`` is why it was left out."""
+
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+    view: str = ""
+    note: str = ""
+    mask_row: int = -1
+    damage: str = ""
+
+
+class ImageCache:
+    """``images.npy`` and ``masks.npy`` of a folder, and a journal that lets a killed process be gone on with.
+
+    After each image its entry is added to the journal together with the digests of both arrays up to there.
+    On opening, entries are taken over as long as the arrays bear their digests out; what follows is dropped.
+    """
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.entries: list[Entry] = []
+        self._journal_path = folder / JOURNAL
+        self._masks_path = folder / "masks.npy"
+        with ExitStack() as stack:
+            self._images = stack.enter_context(ArrayWriter(folder / "images.npy", (size, size), np.uint8))
+            self._masks = stack.enter_context(ArrayWriter(self._masks_path, (size, size), np.uint8))
+            kept = self._restore()
+            self._journal = stack.enter_context(self._journal_path.open("r+b" if kept else "wb"))
+            self._journal.seek(kept)
+            self._journal.truncate()
+            self._stack = stack.pop_all()
+
+    def add(self, result: Decoded) -> Entry:
+        """Write the next image, and its mask if it has one."""
+        self._images.append(result.image)
+        mask_row = -1
+        if result.mask is not None:
+            mask_row = self._masks.count
+            self._masks.append(result.mask)
+        facts = (result.sha256, result.width, result.height, result.view, result.note)
+        return self._record(Entry(*facts, mask_row))
+
+    def leave_out(self, damage: str) -> Entry:
+        """Note that the next image is damaged and has no place in the arrays."""
+        return self._record(Entry(damage=damage))
+
+    def finish(self) -> dict[str, str]:
+        """Complete the arrays; the digest of each. Without masks there is no ``masks.npy``."""
+        self._stack.close()
+        digests = {"images": self._images.sha256, "masks": self._masks.sha256}
+        if self._masks.count == 0:
+            self._masks_path.unlink()
+            del digests["masks"]
+        return digests
+
+    def _record(self, entry: Entry) -> Entry:
+        self._images.flush()
+        self._masks.flush()
+        line = [*entry, self._images.sha256, self._masks.sha256]
+        self._journal.write(json.dumps(line).encode() + b"\n")
+        self._journal.flush()
+        self.entries.append(entry)
+        return entry
+
+    def _restore(self) -> int:
+        """Take over the entries that the arrays bear out; the length in bytes of their lines."""
+        length = 0
+        if self._journal_path.is_file():
+            with self._journal_path.open("rb") as lines:
+                for line in lines:
+                    entry = self._restored(line)
+                    if entry is None:
+                        break
+                    self.entries.append(entry)
+                    length += len(line)
+        self._images.cut()
+        self._masks.cut()
+        return length
+
+    def _restored(self, line: bytes) -> Entry | None:
+        """The entry of a line, or ``None`` if the line was cut short or the arrays do not bear it out."""
+        try:
+            *facts, images, masks = json.loads(line)
+            entry = Entry(*facts)
+        except (ValueError, TypeError):
+            # The last line of a killed process.
+            return None
+        if entry.damage:
+            return entry
+        arrays = [(self._images, images)] + ([(self._masks, masks)] if entry.mask_row >= 0 else [])
+        if not all(array.holds(digest) for array, digest in arrays):
+            return None
+        for array, _ in arrays:
+            array.take_over()
+        return entry
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
 
 
 def array_digest(array: NDArray[np.generic]) -> str:
@@ -150,53 +213,3 @@ def array_digest(array: NDArray[np.generic]) -> str:
     for start in range(0, len(array), 1024):
         digest.update(np.ascontiguousarray(array[start : start + 1024]).data)
     return digest.hexdigest()
-
-
-def require_space(folder: Path, needed: int) -> None:
-    """Raise ``DataError`` if the disk of ``folder`` has less than ``needed`` bytes left."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise DataError(
-            "The disk is too full for the image cache.",
-            where=folder,
-            found=f"{free / 2**20:.0f} MiB free",
-            allowed=f"at least {needed / 2**20:.0f} MiB",
-            remedy="free some space, choose a smaller image size, or put the work folder on another disk",
-        )
-
-
-@contextmanager
-def full_disk_is_reported(folder: Path) -> Iterator[None]:
-    """Turn the operating system's "no space left" into a ``DataError``."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise DataError(
-            "The disk filled up while the data set was being prepared; nothing was kept.",
-            where=folder,
-            found=error.strerror,
-            remedy="free some space, or put the work folder on another disk, and run the same command again",
-        ) from error
-
-
-def _mask(job: Job) -> NDArray[np.uint8] | None:
-    if job.mask_path is not None:
-        pixels = decode_image(read_bytes(job.mask_path), f"{job.mask_path} (listed in {job.origin})").pixels
-        full = (pixels > 0).astype(np.uint8)
-    elif job.mask_rle:
-        full = np.zeros((FRAME, FRAME), np.uint8)
-        for text in job.mask_rle.split("|"):
-            full |= rle.decode(text, job.origin)
-    else:
-        return None
-    if not full.any():
-        raise DataError(
-            "A mask is empty although its image is marked positive.",
-            where=job.origin,
-            found=str(job.mask_path or "run-length encoding without pixels"),
-            allowed="at least one pixel",
-            remedy="fetch the mask again",
-        )
-    return resize_mask(full, job.size)

@@ -11,9 +11,12 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.pixels.utils import pixel_array
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from replication.data.limits import check_pixels
 from replication.errors import DataError
 
 MISLABELLED = "marked MONOCHROME1 but stored with light bones; not inverted"
@@ -64,8 +67,10 @@ def decode_dicom(content: bytes, where: str | Path) -> DicomImage:
     light bones already: some archives carry a wrong tag, and a negative would be scored as another patient.
 
     Raises:
-        DataError: the file holds no image, several frames, or damaged or unsupported pixels.
+        DataError: the file holds no image, several frames, or damaged pixels, or is compressed in a way that
+            needs the optional extra ``dicom``.
     """
+    _refuse_deflated(content, where)
     try:
         dataset = pydicom.dcmread(io.BytesIO(content))
     except Exception as error:  # pydicom raises a dozen kinds on a damaged header
@@ -78,8 +83,13 @@ def decode_dicom(content: bytes, where: str | Path) -> DicomImage:
             allowed="one radiograph",
             remedy="remove the file from the list, or fetch it again",
         )
+    _check_decoder(dataset, where)
     try:
+        samples = int(dataset.SamplesPerPixel) * int(dataset.get("NumberOfFrames") or 1)
+        check_pixels(int(dataset.Rows) * int(dataset.Columns) * samples, where)
         pixels = _displayed(dataset)
+    except DataError:
+        raise
     except Exception as error:  # as above; decoders add their own kinds
         raise _damaged(where, error, content) from error
     if pixels.ndim != (3 if int(dataset.SamplesPerPixel) == 3 else 2):
@@ -108,9 +118,13 @@ def _displayed(dataset: pydicom.Dataset) -> NDArray[np.generic]:
     if windowed:
         low, high = _window_range(dataset)
         values = apply_voi_lut(values, dataset)
+        if not (high > low and np.isfinite(values).all()):
+            raise ValueError("the rescaling or the display window maps the pixels onto no range of numbers")
         return np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
     if stored.dtype == np.uint8 and np.array_equal(values, stored):
         return np.asarray(stored)
+    if not np.isfinite(values).all():
+        raise ValueError("the rescaling maps the pixels onto no numbers")
     return np.asarray(values)
 
 
@@ -145,11 +159,42 @@ def _has_light_mediastinum(pixels: NDArray[np.generic]) -> bool:
     return bool(middle - max(right, left) > POLARITY_MARGIN * max(float(small.std()), 1e-6))
 
 
+def _refuse_deflated(content: bytes, where: str | Path) -> None:
+    """Deflated files, which pydicom would inflate to whatever size they hide."""
+    if DeflatedExplicitVRLittleEndian.encode() in content[: 2**16]:
+        raise DataError(
+            "A DICOM file is deflated as a whole.",
+            where=where,
+            found=f"transfer syntax {DeflatedExplicitVRLittleEndian.name}",
+            allowed="compression of the pixels only, as images have it",
+            remedy="convert the file to Explicit VR Little Endian",
+        )
+
+
+def _check_decoder(dataset: pydicom.Dataset, where: str | Path) -> None:
+    """Raise ``DataError`` if the pixels are compressed and nothing that is installed can read them."""
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax is None or syntax.is_private or not syntax.is_transfer_syntax or not syntax.is_compressed:
+        return
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        decoder = None
+    if decoder is None or not decoder.is_available:
+        raise DataError(
+            "A DICOM file is compressed in a way that cannot be read here.",
+            where=where,
+            found=f"transfer syntax {syntax.name} ({syntax})",
+            allowed="uncompressed, RLE or JPEG baseline; with the extra: lossless JPEG, JPEG-LS, JPEG 2000",
+            remedy="install the decoders (pip install 'medslip-bench[dicom]'), or decompress the files",
+        )
+
+
 def _damaged(where: str | Path, error: Exception, content: bytes) -> DataError:
     return DataError(
-        "A DICOM file is damaged, cut short, or compressed in a way that cannot be read here.",
+        "A DICOM file is damaged or cut short.",
         where=where,
         found=f"{error} ({len(content)} bytes)",
         allowed="one complete frame",
-        remedy="fetch the file again; for lossless JPEG install pylibjpeg and pylibjpeg-libjpeg",
+        remedy="fetch the file again",
     )

@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from replication.data.dicom import decode_dicom, looks_like_dicom
+from replication.data.limits import check_bytes, check_pixels, too_many_pixels
 from replication.errors import DataError
 
 Grey = NDArray[np.uint8]
+
+_FORMATS = ("PNG", "JPEG")
 
 cv2.setNumThreads(1)
 
@@ -36,7 +39,8 @@ def decode_image(content: bytes, where: str | Path) -> Radiograph:
     """The content of a PNG, JPEG or DICOM file -> grey image.
 
     Raises:
-        DataError: the content is no image, is cut short, or is a DICOM file without pixels.
+        DataError: the content is no image, is cut short, claims more pixels than ``MAX_PIXELS``, or is a
+            DICOM file without pixels.
     """
     if not content:
         raise DataError(
@@ -46,7 +50,8 @@ def decode_image(content: bytes, where: str | Path) -> Radiograph:
         dicom = decode_dicom(content, where)
         return Radiograph(_grey(dicom.pixels), dicom.view, dicom.note)
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            check_pixels(image.width * image.height, where)
             image.load()
             return Radiograph(_from_pil(image))
     except UnidentifiedImageError as error:
@@ -57,8 +62,10 @@ def decode_image(content: bytes, where: str | Path) -> Radiograph:
             allowed="PNG, JPEG or DICOM",
             remedy="fetch the file again",
         ) from error
-    # Pillow reports damage as OSError, SyntaxError, ValueError or its own bomb error, by format.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise too_many_pixels(error, where) from error
+    # Pillow reports damage in kinds of its own for every format.
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise DataError(
             "An image is damaged or cut short.",
             where=where,
@@ -68,8 +75,9 @@ def decode_image(content: bytes, where: str | Path) -> Radiograph:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file; ``DataError`` where it is missing or unreadable."""
+    """The content of a file; ``DataError`` where it is missing, unreadable or larger than ``MAX_BYTES``."""
     try:
+        check_bytes(path.stat().st_size, path)
         return path.read_bytes()
     except FileNotFoundError as error:
         raise DataError(

@@ -5,21 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from replication.data.cache import (
-    ArrayWriter,
-    Decoded,
-    decode_all,
-    full_disk_is_reported,
-    jobs_of,
-    require_space,
-)
+from replication.data.cache import JOURNAL, Entry, ImageCache
+from replication.data.decoding import WorkerLostError, decode_all, jobs_of
 from replication.data.manifest import (
     LABEL,
     NUMBER_COLUMNS,
@@ -28,31 +22,16 @@ from replication.data.manifest import (
     table_digest,
     validate_manifest,
 )
+from replication.data.output_folder import disk_errors_are_reported, locked, require_space
+from replication.data.plan import Plan
 from replication.data.privacy import is_phantom
 from replication.data.readers import ANNOTATION_COLUMNS, DatasetReader
-from replication.data.reports import report_text
-from replication.data.verify import verify
-from replication.errors import DataError
-from replication.knowledge.vocabulary import ANATOMIES, PATHOLOGIES
+from replication.data.studies import write_reports, write_triplets
+from replication.errors import ConfigError, DataError
 from replication.registry import dataset_reader
 
-__all__ = ["FORMAT", "prepare", "verify"]
-
-FORMAT = 2
-"""Raised when the same inputs would give another prepared folder."""
-
-_CELLS = len(ANATOMIES) * len(PATHOLOGIES)
-
-
-class _Plan(NamedTuple):
-    """What a folder is prepared from and how."""
-
-    reader: type[DatasetReader]
-    source: Path
-    split: str
-    size: int
-    equalize: bool
-    records: pd.DataFrame
+_INPUTS = "inputs"
+"""In the folder while it is written: the digest of what it is written from."""
 
 
 def prepare(
@@ -65,11 +44,13 @@ def prepare(
     workers: int = 2,
     progress: bool = True,
     equalize: bool = False,
+    quarantine: float = 0.0,
 ) -> Path:
     """Prepare a data set; a folder prepared from the same inputs is left as it is.
 
     All tables are checked before the first image is read. The folder appears under its name only when it is
-    complete; on any failure nothing is left behind.
+    complete. An error leaves nothing behind; a run that was killed or interrupted leaves ``<out>.partial``,
+    with which the next one goes on: no image that was written is decoded twice.
 
     Args:
         dataset: registered name of the reader.
@@ -78,61 +59,101 @@ def prepare(
         split: a rule of the reader; ``None`` takes the one that fits the files.
         workers: processes that decode.
         equalize: flatten the histograms (the released reading of RSNA).
+        quarantine: share (0..1) of the images that may be damaged. They are left out and listed with the
+            reason in ``quarantine.csv``. With 0 the first damaged image is an error.
 
     Returns:
         ``out``.
 
     Raises:
-        DataError: a file is missing, damaged or contradicts another, or the disk is full.
-        ConfigError: unknown data set or split rule.
+        DataError: a file is missing, damaged or contradicts another, the disk is full or read-only, or
+            another process prepares the same folder.
+        ConfigError: unknown data set or split rule, or a share outside 0..1.
     """
+    if not 0 <= quarantine <= 1:
+        raise ConfigError(
+            "The share of images that may be damaged is out of range.",
+            where="quarantine",
+            found=quarantine,
+            allowed="0 to 1, for instance 0.01",
+        )
     source, out = Path(source), Path(out)
     reader: type[DatasetReader] = dataset_reader(dataset)
     rule = reader.check_source(source, split)
-    plan = _Plan(reader, source, rule, size, equalize, reader.records(source, rule))
-    inputs = _inputs(plan)
-    if _is_current(out, inputs):
+    plan = Plan(reader, source, rule, size, equalize, quarantine, reader.records(source, rule))
+    inputs = plan.inputs()
+    _refuse_foreign(out)
+    if _is_current(out, inputs, plan):
         return out
-    partial = out.with_name(out.name + ".partial")
-    with full_disk_is_reported(out):
+    with disk_errors_are_reported(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        _discard(partial)
-        require_space(out.parent, _needed(plan))
-        try:
-            partial.mkdir()
-            _write(plan, partial, inputs, workers, progress)
-            _discard(out)
-            partial.rename(out)
-        except BaseException:
-            _discard(partial)
-            raise
+        with locked(out):
+            _prepare_locked(plan, out, inputs, workers, progress)
     return out
 
 
-def _write(plan: _Plan, folder: Path, inputs: str, workers: int, progress: bool) -> None:
+def _prepare_locked(plan: Plan, out: Path, inputs: str, workers: int, progress: bool) -> None:
+    """Write the folder beside ``out`` and put it there."""
+    partial, old = (out.with_name(f"{out.name}.{kind}") for kind in ("partial", "old"))
+    _discard(old)
+    if _is_current(out, inputs, plan):
+        # Another process was faster.
+        return
+    if not _is_current(partial, inputs, plan):
+        _fill(plan, partial, inputs, workers, progress)
+    for name in (JOURNAL, _INPUTS):
+        (partial / name).unlink(missing_ok=True)
+    if out.exists():
+        out.rename(old)
+    partial.rename(out)
+    _discard(old)
+
+
+def _fill(plan: Plan, partial: Path, inputs: str, workers: int, progress: bool) -> None:
+    """Go on with what an interrupted run has left, if it had the same inputs; an error leaves nothing."""
+    marker = partial / _INPUTS
+    if not (marker.is_file() and marker.read_text(encoding="utf-8") == inputs):
+        _discard(partial)
+    try:
+        written = sum(path.stat().st_size for path in partial.iterdir()) if partial.exists() else 0
+        require_space(partial.parent, plan.bytes_needed() - written)
+        partial.mkdir(exist_ok=True)
+        marker.write_text(inputs, encoding="utf-8")
+        _write(plan, partial, inputs, workers, progress)
+    except WorkerLostError:
+        # What was decoded is sound.
+        raise
+    except (DataError, OSError):
+        _discard(partial)
+        raise
+
+
+def _write(plan: Plan, folder: Path, inputs: str, workers: int, progress: bool) -> None:
     """Everything that a prepared folder holds, ``prepare.json`` last."""
     digests: dict[str, str] = {}
     # Before the images: a broken annotation must not cost an hour of decoding.
-    triplet_rows = _write_triplets(plan, folder, digests)
-    _write_reports(plan, folder, digests)
-    decoded, masks = _write_images(plan, folder, digests, workers, progress)
-    manifest = _manifest(plan, decoded, masks, triplet_rows)
+    triplet_rows = write_triplets(plan.reader, plan.source, plan.records, folder, digests)
+    empty_reports = write_reports(plan.source, plan.records, folder, digests)
+    entries = _write_images(plan, folder, digests, workers, progress)
+    manifest = _manifest(plan, entries, triplet_rows)
     leaks = plan.reader.leaks(plan.split)
     validate_manifest(manifest, folder / "manifest.parquet", leaks=leaks)
     manifest.to_parquet(folder / "manifest.parquet", index=False)
     digests["manifest"] = table_digest(manifest)
-    settings = _settings(plan)
+    settings = plan.settings()
     provenance = {
         **settings,
         "source": str(plan.source.resolve()),
         "leaks": leaks,
         "credentialed": plan.reader.credentialed and not is_phantom(plan.source),
         "images": len(manifest),
+        "quarantined": _write_quarantine(plan, entries, folder),
         "counts": {str(name): int(n) for name, n in manifest["split"].value_counts().sort_index().items()},
         "patients": int(manifest["patient_id"].nunique()),
         "masks": int((manifest["mask_row"] >= 0).sum()),
         "without_triplets": int((manifest["triplet_row"] < 0).sum()),
-        "notes": _notes(decoded),
+        "empty_reports": empty_reports,
+        "notes": dict(Counter(entry.note for entry in entries if entry.note)),
         "digests": digests,
         "inputs": inputs,
         "fingerprint": hashlib.sha256(
@@ -143,155 +164,91 @@ def _write(plan: _Plan, folder: Path, inputs: str, workers: int, progress: bool)
 
 
 def _write_images(
-    plan: _Plan, folder: Path, digests: dict[str, str], workers: int, progress: bool
-) -> tuple[list[Decoded], list[int]]:
-    """Fill ``images.npy`` and ``masks.npy``; what was learnt of each file (without pixels), and mask rows."""
+    plan: Plan, folder: Path, digests: dict[str, str], workers: int, progress: bool
+) -> list[Entry]:
+    """Fill ``images.npy`` and ``masks.npy``; what was learnt of each file, in the order of the records."""
     jobs = jobs_of(plan.records, plan.source, plan.size, equalize=plan.equalize)
-    masked = sum(bool(job.mask_rle) or job.mask_path is not None for job in jobs)
-    shape = (plan.size, plan.size)
-    learnt: list[Decoded] = []
-    mask_rows: list[int] = []
-    none = np.empty((0, 0), np.uint8)
-    with (
-        ArrayWriter(folder / "images.npy", (len(jobs), *shape), np.uint8) as images,
-        ArrayWriter(folder / "masks.npy", (masked, *shape), np.uint8) as masks,
-    ):
-        results = decode_all(jobs, workers)
+    with ImageCache(folder, plan.size) as cache:
+        done = len(cache.entries)
+        damaged = sum(bool(entry.damage) for entry in cache.entries)
+        if damaged > plan.tolerated:
+            raise _too_many(plan, [entry.damage for entry in cache.entries if entry.damage])
         label = f"prepare {plan.reader.name}"
-        for result in tqdm(results, label, len(jobs), unit="img", disable=not progress):
-            images.append(result.image)
-            if result.mask is None:
-                mask_rows.append(-1)
-            else:
-                mask_rows.append(max(mask_rows, default=-1) + 1)
-                masks.append(result.mask)
-            learnt.append(result._replace(image=none, mask=None))
-        digests["images"], digests["masks"] = images.sha256, masks.sha256
-    if masked == 0:
-        (folder / "masks.npy").unlink()
-        del digests["masks"]
-    return learnt, mask_rows
+        results = decode_all(jobs[done:], workers)
+        for result in tqdm(results, label, len(jobs), initial=done, unit="img", disable=not progress):
+            if not isinstance(result, DataError):
+                cache.add(result)
+                continue
+            cache.leave_out(" ".join(str(result).split()))
+            damaged += 1
+            if damaged > plan.tolerated:
+                raise (
+                    result
+                    if not plan.quarantine
+                    else _too_many(plan, [entry.damage for entry in cache.entries if entry.damage])
+                )
+        digests.update(cache.finish())
+    return cache.entries
 
 
-def _write_triplets(plan: _Plan, folder: Path, digests: dict[str, str]) -> list[int]:
-    """Fill ``triplets.npy`` with the studies of the records; the row of every record, -1 for none."""
-    annotation = plan.reader.triplets(plan.source)
-    if annotation is None:
-        return [-1] * len(plan.records)
-    study_ids, matrix = annotation
-    wanted = set(plan.records["study_id"])
-    kept = [k for k, study in enumerate(study_ids) if study in wanted]
-    if not kept:
-        raise DataError(
-            "No study of the data set is annotated.",
-            where=plan.source,
-            found=f"{len(study_ids)} annotated studies, none of them listed",
-            remedy="check that tables and RadGraph file belong together",
+def _too_many(plan: Plan, reasons: list[str]) -> DataError:
+    return DataError(
+        "More images are damaged than may be left out.",
+        where=plan.source,
+        found=f"{len(reasons)} so far, the first: {reasons[0]}",
+        allowed=f"{plan.tolerated} of {len(plan.records)} images (quarantine {plan.quarantine:g})",
+        remedy="fetch them again, or allow a larger share (--quarantine)",
+    )
+
+
+def _write_quarantine(plan: Plan, entries: list[Entry], folder: Path) -> int:
+    """Fill ``quarantine.csv`` if images were left out; how many."""
+    left_out = [bool(entry.damage) for entry in entries]
+    if any(left_out):
+        table = pd.DataFrame(
+            {
+                "file": plan.records["file"][left_out],
+                "reason": [entry.damage for entry in entries if entry.damage],
+            }
         )
-    rows = {study_ids[k]: row for row, k in enumerate(kept)}
-    with ArrayWriter(folder / "triplets.npy", (len(kept), *matrix.shape[1:]), np.int8) as writer:
-        writer.append(matrix[kept])
-        digests["triplets"] = writer.sha256
-    return [rows.get(study, -1) for study in plan.records["study_id"]]
+        table.to_csv(folder / "quarantine.csv", index=False)
+    return sum(left_out)
 
 
-def _write_reports(plan: _Plan, folder: Path, digests: dict[str, str]) -> None:
-    """Fill ``reports.parquet`` with findings and impression of every study that has a report."""
-    files = plan.records.loc[plan.records["report_file"] != "", ["study_id", "report_file"]].drop_duplicates()
-    if files.empty:
-        return
-    texts = []
-    for name in files["report_file"]:
-        try:
-            texts.append(report_text((plan.source / name).read_text(encoding="utf-8")))
-        except UnicodeDecodeError as error:
-            raise DataError(
-                "A report is no UTF-8 text.", where=plan.source / name, found=error, remedy="fetch it again"
-            ) from error
-    table = pd.DataFrame({"study_id": files["study_id"].to_numpy(), "report": texts})
-    table.to_parquet(folder / "reports.parquet", index=False)
-    digests["reports"] = table_digest(table)
-
-
-def _manifest(
-    plan: _Plan, decoded: list[Decoded], mask_rows: list[int], triplet_rows: list[int]
-) -> pd.DataFrame:
+def _manifest(plan: Plan, entries: list[Entry], triplet_rows: list[int]) -> pd.DataFrame:
     table = plan.records.drop(columns=list(ANNOTATION_COLUMNS))
-    views = zip(table["view"], decoded, strict=True)
-    table["view"] = [stated or result.view for stated, result in views]
-    table["sha256"] = [result.sha256 for result in decoded]
-    table["width"] = [result.width for result in decoded]
-    table["height"] = [result.height for result in decoded]
-    table["cache_row"] = np.arange(len(table))
-    table["mask_row"] = mask_rows
+    table["view"] = [stated or entry.view for stated, entry in zip(table["view"], entries, strict=True)]
+    for column in ("sha256", "width", "height", "mask_row"):
+        table[column] = [getattr(entry, column) for entry in entries]
     table["triplet_row"] = triplet_rows
+    table = table.loc[[not entry.damage for entry in entries]].reset_index(drop=True)
+    table["cache_row"] = np.arange(len(table))
     labels = [LABEL + name for name in label_names(table)]
     return table[[*TEXT_COLUMNS, *NUMBER_COLUMNS, *labels]]
 
 
-def _settings(plan: _Plan) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "dataset": plan.reader.name,
-        "split": plan.split,
-        "size": plan.size,
-        "equalize": plan.equalize,
-        "labels": list(label_names(plan.records)),
-    }
-
-
-def _inputs(plan: _Plan) -> str:
-    """A digest of settings, tables, and the size and time of every file: changes when anything may differ."""
-    digest = hashlib.sha256(json.dumps(_settings(plan), sort_keys=True).encode())
-    for table in plan.reader.tables(plan.source, plan.split):
-        with table.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    digest.update(plan.records.drop(columns="origin").to_csv(index=False).encode())
-    for column in ("file", "mask_file", "report_file"):
-        for name in plan.records[column]:
-            if name:
-                state = (plan.source / name).stat()
-                digest.update(f"{name}|{state.st_size}|{state.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def _is_current(out: Path, inputs: str) -> bool:
-    """Whether ``out`` was prepared from these inputs.
-
-    Raises:
-        DataError: something lies there that ``prepare`` did not write.
-    """
-    record = out / "prepare.json"
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return False
+def _is_current(folder: Path, inputs: str, plan: Plan) -> bool:
+    """Whether the folder was prepared from these inputs, with no more images left out than may be."""
+    record = folder / "prepare.json"
     if not record.is_file():
-        raise DataError(
-            "The output folder exists and is no prepared data set.",
-            where=out,
-            remedy="choose another folder, or remove this one",
-        )
+        return False
     try:
-        return bool(json.loads(record.read_text(encoding="utf-8"))["inputs"] == inputs)
+        found = json.loads(record.read_text(encoding="utf-8"))
+        return bool(found["inputs"] == inputs and found.get("quarantined", 0) <= plan.tolerated)
     except (ValueError, KeyError):
         # A damaged record: prepare again.
         return False
 
 
-def _needed(plan: _Plan) -> int:
-    """Bytes that the folder will take, with a little to spare."""
-    masks = ((plan.records["mask_rle"] != "") | (plan.records["mask_file"] != "")).sum()
-    studies = plan.records["study_id"].nunique() if (plan.records["report_file"] != "").any() else 0
-    pixels = (len(plan.records) + int(masks)) * plan.size**2
-    return int(1.02 * (pixels + studies * (_CELLS + 2000) + len(plan.records) * 400)) + 2**20
-
-
-def _notes(decoded: list[Decoded]) -> dict[str, int]:
-    """Repairs made on reading, with how many images they concern."""
-    notes: dict[str, int] = {}
-    for result in decoded:
-        if result.note:
-            notes[result.note] = notes.get(result.note, 0) + 1
-    return notes
+def _refuse_foreign(out: Path) -> None:
+    """Raise ``DataError`` if something lies there that ``prepare`` did not write."""
+    empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    if not empty and not (out / "prepare.json").is_file():
+        raise DataError(
+            "The output folder exists and is no prepared data set.",
+            where=out,
+            remedy="choose another folder, or remove this one",
+        )
 
 
 def _discard(folder: Path) -> None:

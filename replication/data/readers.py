@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,11 @@ from replication.errors import ConfigError, DataError, nearest
 
 ANNOTATION_COLUMNS = ("origin", "mask_rle", "mask_file", "report_file")
 """Columns of ``records`` that ``prepare`` consumes and the manifest does not keep."""
+
+_IDENTIFIERS = ("sample_id", "patient_id", "study_id")
+_NO_IDENTIFIER = re.compile(r"^\s*$|^[=+\-@]|[\x00-\x1f]")
+_PATHS = ("file", "mask_file", "report_file")
+_NO_PATH = re.compile(r"^/|(?:^|/)\.\.(?:/|$)|[\x00-\x1f]")
 
 
 class DatasetReader(ABC):
@@ -110,13 +117,21 @@ class DatasetReader(ABC):
         ``mask_file`` and ``report_file`` (relative to ``source``), each ``""`` where there is none.
 
         Raises:
-            DataError: a table is missing or wrong, a patient is in two splits, an image is missing.
+            DataError: a table is missing or wrong, a patient is in two splits, an image is missing or lies
+                outside the folder, an identifier is empty or would be run by a spreadsheet.
         """
         rule = cls.check_source(source, split)
         lists = listed_rule(cls.name, rule)
         rows = cls._rows(source, lists.base if lists else rule).reset_index(drop=True)
+        if rows.empty:
+            raise DataError(
+                "The tables name no image.",
+                where=", ".join(map(str, cls.tables(source, rule))),
+                remedy="fetch them again",
+            )
         if lists:
             rows = apply_lists(lists, rows, source)
+        _check_names(rows)
         validate_rows(rows, f"{cls.name} in {source}", leaks=cls.leaks(rule))
         _require_files(rows, source)
         return rows
@@ -161,10 +176,35 @@ def build_rows(
     return table
 
 
+def _check_names(rows: pd.DataFrame) -> None:
+    """Identifiers go into tables that people open, paths are opened here: neither may do anything else."""
+    for columns, wrong, problem, allowed in (
+        (
+            _IDENTIFIERS,
+            _NO_IDENTIFIER,
+            "An identifier is not usable",
+            "text that begins with none of = + - @",
+        ),
+        (_PATHS, _NO_PATH, "A path leaves the folder of the data set", "a path below it, without '..'"),
+    ):
+        for column in columns:
+            bad = rows[column].str.contains(wrong)
+            if bad.any():
+                row = rows.loc[bad].iloc[0]
+                raise DataError(
+                    f"{problem} ({column}).",
+                    where=row["origin"],
+                    found=repr(row[column]),
+                    allowed=allowed,
+                    remedy="correct the row of the table",
+                )
+
+
 def _require_files(rows: pd.DataFrame, source: Path) -> None:
     for column in ("file", "mask_file", "report_file"):
         names = rows[column].to_numpy()
-        missing = [k for k, name in enumerate(names) if name and not (source / name).is_file()]
+        # Not Path.is_file: that raises where a name is too long for the file system.
+        missing = [k for k, name in enumerate(names) if name and not os.path.isfile(source / name)]  # noqa: PTH113
         if missing:
             raise DataError(
                 f"{len(missing)} of {len(names)} files that a table names are missing"

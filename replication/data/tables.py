@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import os
+import warnings
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from replication.errors import DataError, nearest
+
+_UNREADABLE = (
+    *(pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError),
+    *(UnicodeDecodeError, EOFError, OSError, zlib.error),
+)
 
 
 def origin(path: Path, index: int) -> str:
@@ -54,13 +62,16 @@ def read_table(path: Path, required: Iterable[str]) -> pd.DataFrame:
         DataError: the file is missing or damaged, or lacks a required column.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        with warnings.catch_warnings():
+            # Rows longer than the header: pandas would shift or drop cells and go on.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
     except FileNotFoundError as error:
         raise DataError(
             "A table is missing.", where=path, remedy="correct --source or fetch the file"
         ) from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, EOFError, OSError) as error:
-        kind = "gzip-compressed CSV" if isinstance(error, (EOFError, gzip.BadGzipFile)) else "CSV"
+    except _UNREADABLE as error:
+        kind = "gzip-compressed CSV" if isinstance(error, (EOFError, gzip.BadGzipFile, zlib.error)) else "CSV"
         raise DataError(
             "A table cannot be read.",
             where=path,
@@ -123,17 +134,18 @@ def files_by_name(source: Path, folders: Iterable[Path], suffixes: Sequence[str]
     """
     found: dict[str, str] = {}
     for folder in folders:
-        for file in sorted(folder.iterdir()):
-            if file.suffix.lower() not in suffixes:
+        below = folder.relative_to(source).as_posix()
+        # Names rather than paths: a folder may hold half a million files.
+        for name in sorted(os.listdir(folder)):  # noqa: PTH208
+            if not name.lower().endswith(tuple(suffixes)):
                 continue
-            relative = file.relative_to(source).as_posix()
-            if file.name in found:
+            if name in found:
                 raise DataError(
                     "Two files of one name.",
-                    where=source / relative,
-                    found=found[file.name],
+                    where=folder / name,
+                    found=found[name],
                     allowed="file names that are unique over all image folders",
                     remedy="remove one of them",
                 )
-            found[file.name] = relative
+            found[name] = f"{below}/{name}"
     return found

@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from replication.config import Protocol, load_protocol, protocol_ids
 from replication.data.batches import PreparedData
-from replication.data.cache import array_digest, decode_all, jobs_of
+from replication.data.cache import array_digest
+from replication.data.decoding import decode_all, jobs_of
 from replication.data.images import read_bytes
 from replication.data.manifest import LABEL, label_names, table_digest
 from replication.data.readers import DatasetReader
@@ -46,7 +47,8 @@ def verify(
     Returns:
         Plain values for printing: ``dataset, split, images, patients, counts`` (per split), ``positives``
         (per split and finding), ``duplicates_across_splits`` (images whose file is byte-identical to one
-        of another split), ``raw_files_checked``, ``protocols`` that the data satisfy, ``notes`` on repairs.
+        of another split), ``raw_files_checked``, ``quarantined`` (damaged images that were left out),
+        ``protocols`` that the data satisfy, ``notes`` on repairs.
 
     Raises:
         DataError: names the first file, row or value that is wrong.
@@ -90,6 +92,7 @@ def _prepared(data: PreparedData, source: Path | None, progress: bool) -> dict[s
         "split": data.provenance["split"],
         **_summary(data.manifest),
         "raw_files_checked": checked,
+        "quarantined": data.provenance.get("quarantined", 0),
         "protocols": _protocols(data),
         "notes": data.provenance["notes"],
     }
@@ -119,6 +122,8 @@ def _raw(
     notes: dict[str, int] = {}
     hashes = []
     for result in tqdm(decode_all(jobs, workers), "verify", len(jobs), unit="img", disable=not progress):
+        if isinstance(result, DataError):
+            raise result
         hashes.append(result.sha256)
         if result.note:
             notes[result.note] = notes.get(result.note, 0) + 1
@@ -128,6 +133,7 @@ def _raw(
         "split": rule,
         **_summary(records),
         "raw_files_checked": True,
+        "quarantined": 0,
         "protocols": [],
         "notes": notes,
     }

@@ -64,8 +64,10 @@ def make_phantom(workspace: Workspace, dataset: str, *, workers: int = 1, progre
     return out
 
 
-def prepare_dataset(workspace: Workspace, dataset: str, *, workers: int = 1, progress: bool = True) -> Path:
-    """Check a data set and write its manifest and image cache.
+def prepare_dataset(
+    workspace: Workspace, dataset: str, *, workers: int = 1, progress: bool = True, quarantine: float = 0.0
+) -> Path:
+    """Check a data set and write its manifest and image cache; see ``prepare`` for ``quarantine``.
 
     Raises:
         DataError: the data set is not there, or damaged.
@@ -91,6 +93,7 @@ def prepare_dataset(workspace: Workspace, dataset: str, *, workers: int = 1, pro
         workers=workers,
         progress=progress,
         equalize=equalize,
+        quarantine=quarantine,
     )
 
 

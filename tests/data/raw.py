@@ -101,6 +101,18 @@ def write_rsna(source: Path, patients: int = 20) -> Path:
     return source
 
 
+def write_rsna_released(source: Path) -> Path:
+    """RSNA with the released test list: one image with two boxes, one without."""
+    write_rsna(source)
+    lines(
+        source / "test.csv",
+        "ID,img_path,boxes,classes",
+        "patient-0000,a/b/c.dcm,100;200;300;400|600.0;100.0;200.0;300.0,1",
+        "patient-0003,a/b/d.dcm,,0",
+    )
+    return source
+
+
 def siim_uid(k: int) -> str:
     return f"1.2.276.0.{k}"
 

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import io
+import random
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
+from pydicom.data import get_testdata_file
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 from skimage.exposure import equalize_hist
 
 from replication.data.dicom import MISLABELLED
@@ -111,6 +116,75 @@ def test_colour_dicom_becomes_grey() -> None:
     colour = np.repeat(picture(5)[..., None], 3, -1)
     content = dicom_bytes(colour, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0)
     assert np.array_equal(decode_image(content, "x").pixels, picture(5))
+
+
+def compressed(syntax: UID, frame: bytes, image: np.ndarray) -> bytes:
+    """A DICOM file that holds a picture as an encoder left it."""
+    data = dicom(image)
+    data.PixelData = encapsulate([frame])
+    data["PixelData"].VR = "OB"
+    data["PixelData"].is_undefined_length = True
+    data.file_meta.TransferSyntaxUID = syntax
+    buffer = io.BytesIO()
+    data.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def encode(image: np.ndarray, kind: str, **settings: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, kind, **settings)
+    return buffer.getvalue()
+
+
+def test_compressed_dicom_reads_like_the_plain_one() -> None:
+    image = picture(6, 64)
+    plain = decode_image(dicom_bytes(image), "x").pixels
+    lossless = compressed(JPEG2000Lossless, encode(image, "JPEG2000", no_jp2=True), image)
+    assert np.array_equal(decode_image(lossless, "x").pixels, plain)
+    data = dicom(image)
+    data.compress(RLELossless, encoding_plugin="pydicom")
+    buffer = io.BytesIO()
+    data.save_as(buffer, enforce_file_format=True)
+    assert np.array_equal(decode_image(buffer.getvalue(), "x").pixels, plain)
+    lossy = compressed(JPEGBaseline8Bit, encode(image, "JPEG", quality=100), image)
+    assert np.abs(decode_image(lossy, "x").pixels.astype(int) - plain).max() <= 4
+
+
+def test_compression_that_needs_the_extra_is_read_with_it() -> None:
+    pytest.importorskip("libjpeg", reason="needs the extra `dicom`")
+    path = Path(get_testdata_file("MR_small_jpeg_ls_lossless.dcm", download=False))
+    plain = Path(get_testdata_file("MR_small.dcm", download=False))
+    expected = decode_image(plain.read_bytes(), plain).pixels
+    assert np.array_equal(decode_image(path.read_bytes(), path).pixels, expected)
+
+
+def test_compression_that_cannot_be_read_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replication.data.dicom.get_decoder", lambda syntax: Missing())
+    content = compressed(JPEGLSLossless, b"anything", picture(1))
+    with pytest.raises(DataError, match="compressed in a way") as error:
+        decode_image(content, "x.dcm")
+    for word in ("x.dcm", "JPEG-LS Lossless", "pip install 'medslip-bench[dicom]'"):
+        assert word in str(error.value)
+
+
+class Missing:
+    """A decoder none of whose libraries is installed."""
+
+    is_available = False
+
+
+@given(st.sampled_from(["png", "jpg", "dcm"]), st.randoms(use_true_random=False))
+def test_no_damage_is_an_error_of_another_kind(kind: str, draw: random.Random) -> None:
+    image = picture(6, 48)
+    content = bytearray(dicom_bytes(image) if kind == "dcm" else cv2.imencode(f".{kind}", image)[1].tobytes())
+    for _ in range(draw.randint(1, 8)):
+        content[draw.randrange(len(content))] = draw.randrange(256)
+    try:
+        pixels = decode_image(bytes(content[: draw.randint(1, len(content))]), f"x.{kind}").pixels
+    except DataError:
+        return
+    assert pixels.dtype == np.uint8
+    assert pixels.ndim == 2
 
 
 def test_several_frames_are_refused() -> None:

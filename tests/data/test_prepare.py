@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from replication.data import cache
+from replication.data import cache, decoding, output_folder
 from replication.data.batches import PreparedData
 from replication.data.images import equalize_histogram, read_image, resize
 from replication.data.manifest import NUMBER_COLUMNS, TEXT_COLUMNS
-from replication.data.prepare import prepare, verify
+from replication.data.prepare import prepare
+from replication.data.verify import verify
 from replication.errors import ConfigError, DataError, UserError
 
 from . import raw
@@ -92,7 +93,7 @@ def test_reports_and_triplets_of_mimic(tmp_path: Path) -> None:
 
 
 def test_two_processes_prepare_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "PARALLEL_FROM", 0.0)
+    monkeypatch.setattr(decoding, "PARALLEL_FROM", 0.0)
     source = raw.write_nih(tmp_path / "raw", patients=40)
     one = run("nih-cxr14", source, tmp_path / "one")
     two = run("nih-cxr14", source, tmp_path / "two", workers=2)
@@ -152,7 +153,7 @@ class TestNothingIsLeftBehind:
     def test_truncated_image_in_another_process(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(cache, "PARALLEL_FROM", 0.0)
+        monkeypatch.setattr(decoding, "PARALLEL_FROM", 0.0)
         source = raw.write_nih(tmp_path / "raw", patients=40)
         path = source / "images_002/images/00000039_001.png"
         path.write_bytes(path.read_bytes()[:300])
@@ -215,7 +216,7 @@ class TestNothingIsLeftBehind:
     def test_too_little_space(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         source = raw.write_nih(tmp_path / "raw")
         usage = namedtuple("usage", "total used free")
-        monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1000))
+        monkeypatch.setattr(output_folder.shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1000))
         self.refused("nih-cxr14", source, "too full", "MiB", "remedy")
 
     def test_disk_that_fills_up(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
