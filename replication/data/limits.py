@@ -7,7 +7,7 @@ from pathlib import Path
 from replication.errors import DataError
 
 MAX_PIXELS = 2**26
-"""Of one image: 8192 x 8192, four times the largest detector of the data sets read here."""
+"""Of one image: 8192 x 8192."""
 
 MAX_BYTES = 2**29
 """Of one image file: such an image with four samples of two bytes."""

@@ -170,35 +170,32 @@ def _write_images(
     jobs = jobs_of(plan.records, plan.source, plan.size, equalize=plan.equalize)
     with ImageCache(folder, plan.size) as cache:
         done = len(cache.entries)
-        damaged = sum(bool(entry.damage) for entry in cache.entries)
-        if damaged > plan.tolerated:
-            raise _too_many(plan, [entry.damage for entry in cache.entries if entry.damage])
+        _check_damage(plan, cache.entries)
         label = f"prepare {plan.reader.name}"
         results = decode_all(jobs[done:], workers)
         for result in tqdm(results, label, len(jobs), initial=done, unit="img", disable=not progress):
-            if not isinstance(result, DataError):
+            if isinstance(result, DataError):
+                if not plan.quarantine:
+                    raise result
+                cache.leave_out(" ".join(str(result).split()))
+                _check_damage(plan, cache.entries)
+            else:
                 cache.add(result)
-                continue
-            cache.leave_out(" ".join(str(result).split()))
-            damaged += 1
-            if damaged > plan.tolerated:
-                raise (
-                    result
-                    if not plan.quarantine
-                    else _too_many(plan, [entry.damage for entry in cache.entries if entry.damage])
-                )
         digests.update(cache.finish())
     return cache.entries
 
 
-def _too_many(plan: Plan, reasons: list[str]) -> DataError:
-    return DataError(
-        "More images are damaged than may be left out.",
-        where=plan.source,
-        found=f"{len(reasons)} so far, the first: {reasons[0]}",
-        allowed=f"{plan.tolerated} of {len(plan.records)} images (quarantine {plan.quarantine:g})",
-        remedy="fetch them again, or allow a larger share (--quarantine)",
-    )
+def _check_damage(plan: Plan, entries: list[Entry]) -> None:
+    """Raise ``DataError`` if more images are damaged than may be left out."""
+    reasons = [entry.damage for entry in entries if entry.damage]
+    if len(reasons) > plan.tolerated:
+        raise DataError(
+            "More images are damaged than may be left out.",
+            where=plan.source,
+            found=f"{len(reasons)} so far, the first: {reasons[0]}",
+            allowed=f"{plan.tolerated} of {len(plan.records)} images (quarantine {plan.quarantine:g})",
+            remedy="fetch them again, or allow a larger share (--quarantine)",
+        )
 
 
 def _write_quarantine(plan: Plan, entries: list[Entry], folder: Path) -> int:

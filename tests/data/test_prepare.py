@@ -92,6 +92,15 @@ def test_reports_and_triplets_of_mimic(tmp_path: Path) -> None:
     assert data.provenance["without_triplets"] == 1
 
 
+def test_empty_reports_are_counted(tmp_path: Path) -> None:
+    source = raw.write_mimic(tmp_path / "raw")
+    assert run("mimic-cxr", source, tmp_path / "out").provenance["empty_reports"] == 0
+    (source / "files/p10/p10000001/s50000001.txt").write_text(" FINDINGS:\n\n IMPRESSION:\n")
+    data = run("mimic-cxr", source, tmp_path / "out")
+    assert data.provenance["empty_reports"] == 1
+    assert data.reports["50000001"] == ""
+
+
 def test_two_processes_prepare_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "PARALLEL_FROM", 0.0)
     source = raw.write_nih(tmp_path / "raw", patients=40)
