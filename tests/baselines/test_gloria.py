@@ -315,7 +315,7 @@ def test_standardised_columns() -> None:
 
 def test_the_faithful_variant_is_what_was_published() -> None:
     file = load_recipes("gloria")
-    published, faithful = file.recipes["published"].model, file.variants["faithful"]["model"]
+    published, faithful = file.recipes["published"].model, file.variants["faithful"].model
     assert {key: published[key] for key in faithful} == faithful
     corrected = GLoRIASettings().model_dump()
     assert all(corrected[key] != value for key, value in faithful.items())

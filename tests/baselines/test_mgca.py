@@ -356,7 +356,7 @@ def test_maps_are_the_attention_of_words_or_the_score_of_patches() -> None:
 
 def test_the_faithful_variant_is_what_was_published() -> None:
     file = load_recipes("mgca")
-    published, faithful = file.recipes["published"].model, file.variants["faithful"]["model"]
+    published, faithful = file.recipes["published"].model, file.variants["faithful"].model
     assert {key: published[key] for key in faithful} == faithful
     corrected = MGCASettings().model_dump()
     assert all(corrected[key] != value for key, value in faithful.items())

@@ -13,6 +13,9 @@ from replication.data.readers import DatasetReader
 from replication.errors import DataError
 from replication.knowledge.vocabulary import PATHOLOGIES, anatomy_index, pathology_index
 from replication.registry import dataset_reader
+from replication.tasks import transfer
+from replication.tasks.evaluate import TASKS
+from replication.transfer_config import base_task
 
 from . import raw
 
@@ -95,14 +98,7 @@ class TestProtocols:
             assert set(columns) <= set(reader.label_names)
         elif protocol.dataset != "mimic-cxr":
             assert columns == list(reader.label_names)
-        assert set(protocol.tasks) <= {
-            "zero_shot_classification",
-            "zero_shot_grounding",
-            "zero_shot_relations",
-            "linear_probe",
-            "finetune_classification",
-            "finetune_segmentation",
-        }
+        assert set(protocol.tasks) <= {*TASKS, *map(base_task, transfer.TASKS)}
         with_regions = {"zero_shot_grounding", "finetune_segmentation"} & set(protocol.tasks)
         assert bool(with_regions) == (protocol.grounding != "none")
 

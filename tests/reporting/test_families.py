@@ -140,7 +140,8 @@ def test_maps_show_the_first_images_by_rule(report: Report, monkeypatch: pytest.
     def opened(folder: Path) -> SimpleNamespace:
         names = [f"{folder.name}-{i:03d}" for i in range(40)]
         manifest = pd.DataFrame({"sample_id": names, "cache_row": range(40)})
-        return SimpleNamespace(images=np.zeros((40, SIZE, SIZE), np.uint8), manifest=manifest)
+        images = np.zeros((40, SIZE, SIZE), np.uint8)
+        return SimpleNamespace(images=images, manifest=manifest, provenance={"credentialed": False})
 
     monkeypatch.setattr(grounding_maps, "PreparedData", SimpleNamespace(open=opened))
     for dataset in ("nih-cxr14", "rsna-pneumonia"):
@@ -161,12 +162,16 @@ def test_maps_show_the_first_images_by_rule(report: Report, monkeypatch: pytest.
     assert 0.02 < example.truth.mean() < 0.12
 
 
-def test_images_of_a_credentialed_data_set_are_never_shown(report: Report) -> None:
-    relations = load_protocol("mimic-cxr/relations/v1")
-    folder = report.work / "prepared" / "mimic-cxr"
+def test_images_of_a_credentialed_data_set_are_never_shown(
+    report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their pixels are not even looked at: the double has none."""
+    credentialed = SimpleNamespace(provenance={"credentialed": True})
+    monkeypatch.setattr(grounding_maps, "PreparedData", SimpleNamespace(open=lambda _: credentialed))
+    folder = report.work / "prepared" / "nih-cxr14"
     folder.mkdir(parents=True)
     (folder / "prepare.json").write_text("{}")
-    assert grounding_maps.examples_of(report, relations) == []
+    assert grounding_maps.examples_of(report, load_protocol("nih-cxr14/phantom/v1")) == []
 
 
 def test_the_choice_goes_round_the_findings() -> None:
