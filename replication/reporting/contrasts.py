@@ -103,7 +103,7 @@ def _cell(found: Comparison, value: float, lower: float | None = None, upper: fl
 
 def line(report: Report, label: str) -> Entry:
     """A method or variant as the tier trains it, whether or not it has been run."""
-    known = [entry for entry in report.entries() if entry.label == label]
+    known = [entry for entry in report.entries(variants=True) if entry.label == label]
     own = [entry for entry in known if entry.recipe == report.tier.recipe]
     return own[0] if own else Entry((), label, report.tier.recipe, "")
 

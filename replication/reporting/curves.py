@@ -23,7 +23,7 @@ _COLUMNS = ["run_id", "label", "recipe", "seed", "epoch", "split", "loss", "valu
 
 
 def read_logs(report: Report) -> pd.DataFrame:
-    """Mean losses per epoch of every run of the tier that has a log.
+    """Mean losses per epoch of every run of a method (not of its variants) that has a log.
 
     Returns:
         Columns run_id, label, recipe, seed, epoch (from 1), split (``train`` or ``val``), loss, value.
@@ -34,10 +34,10 @@ def read_logs(report: Report) -> pd.DataFrame:
     lines = []
     columns = ["run_id", "label", "recipe", "seed"]
     runs = {run[0]: run for run in report.rows[columns].drop_duplicates().itertuples(index=False, name=None)}
-    for run_id, folder in report.run_folders().items():
-        for measured in _epochs(folder / "log.jsonl"):
-            lines.append((*runs[run_id], *measured))
     order = [entry.label for entry in report.entries()]
+    for run_id, folder in report.run_folders().items():
+        if runs[run_id][1] in order:
+            lines += [(*runs[run_id], *measured) for measured in _epochs(folder / "log.jsonl")]
     lines.sort(key=lambda line: (order.index(line[1]), line[3], line[4]))
     return pd.DataFrame(lines, columns=_COLUMNS)
 

@@ -257,7 +257,7 @@ def _difference(measured: Cell, number: PublishedNumber | None) -> Cell:
 
 def _entries(report: Report) -> list[Entry]:
     """The methods of the tier under its recipe, without variants."""
-    return [e for e in report.entries() if e.recipe == report.tier.recipe and "/" not in e.label]
+    return [e for e in report.entries() if e.recipe == report.tier.recipe]
 
 
 def _methods(report: Report, numbers: Iterable[PublishedNumber]) -> list[str]:

@@ -131,8 +131,12 @@ class Report:
             chosen = chosen[chosen[column].isin(values)]
         return chosen
 
-    def entries(self) -> list[Entry]:
-        """Every method the tier asks for and every one it has rows of, in table order."""
+    def entries(self, *, variants: bool = False) -> list[Entry]:
+        """Every method the tier asks for and every one it has rows of, in table order.
+
+        Args:
+            variants: whether variants of methods are among them; ablations and audit have tables of their own.
+        """
         asked = [(label, self.tier.recipe) for label in (*self.tier.methods, *self.tier.variants)]
         found = list(zip(self.rows["label"], self.rows["recipe"], strict=True))
         supervision = dict(zip(self.rows["label"], self.rows["supervision"], strict=True))
@@ -140,6 +144,8 @@ class Report:
         entries = set()
         for label, recipe in {*asked, *found}:
             method = label.partition("/")[0]
+            if label != method and not variants:
+                continue
             known = supervision.get(label, "")
             place = order.index(method) if method in order else len(order)
             position = (int(known in REFERENCE_SUPERVISION), place, int(label != method))

@@ -61,7 +61,7 @@ def competitors(report: Report) -> tuple[Entry, list[Entry]]:
     Raises:
         DataError: the tier has a single method.
     """
-    methods = [entry for entry in report.entries() if "/" not in entry.label]
+    methods = report.entries()
     own = [entry for entry in methods if entry.recipe == report.tier.recipe]
     chosen = [entry for entry in own if entry.label == AGAINST] or own[:1]
     others = [entry for entry in methods if entry not in chosen]

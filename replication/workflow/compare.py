@@ -93,7 +93,7 @@ def compare(
 def _entry(workspace: Workspace, report: Report, label: str) -> Entry:
     """The method in the tier's recipe, evaluated with every seed of the tier."""
     tier = workspace.tier
-    known = {entry.label: entry for entry in report.entries() if entry.recipe == tier.recipe}
+    known = {entry.label: entry for entry in report.entries(variants=True) if entry.recipe == tier.recipe}
     if label not in known:
         raise ConfigError(
             f"Nothing of that name in tier {tier.name}.", found=label, remedy=nearest(label, known)

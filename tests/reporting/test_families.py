@@ -168,10 +168,10 @@ def test_images_of_a_credentialed_data_set_are_never_shown(
     """Their pixels are not even looked at: the double has none."""
     credentialed = SimpleNamespace(provenance={"credentialed": True})
     monkeypatch.setattr(grounding_maps, "PreparedData", SimpleNamespace(open=lambda _: credentialed))
-    folder = report.work / "prepared" / "nih-cxr14"
+    folder = report.work / "prepared" / "siim-acr"
     folder.mkdir(parents=True)
     (folder / "prepare.json").write_text("{}")
-    assert grounding_maps.examples_of(report, load_protocol("nih-cxr14/phantom/v1")) == []
+    assert grounding_maps.examples_of(report, load_protocol("siim-acr/patient-seeded/v1")) == []
 
 
 def test_the_choice_goes_round_the_findings() -> None:
