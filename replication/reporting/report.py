@@ -135,7 +135,7 @@ class Report:
         """Every method the tier asks for and every one it has rows of, in table order.
 
         Args:
-            variants: whether variants of methods are among them; ablations and audit have tables of their own.
+            variants: whether variants are among them; they have tables of their own (ablations, audit).
         """
         asked = [(label, self.tier.recipe) for label in (*self.tier.methods, *self.tier.variants)]
         found = list(zip(self.rows["label"], self.rows["recipe"], strict=True))
