@@ -73,9 +73,9 @@ def maps_figure(report: Report) -> tuple[Figure, str, list[str]]:
     for axes in panels.ravel():
         axes.set_axis_off()
     for axes, label in zip(panels[0, 1:], labels, strict=False):
-        axes.set_title(label, fontsize=7.5, pad=2)
+        axes.set_title(label, fontsize=_font(7.5, side), pad=2)
     for row, example in zip(panels, examples, strict=False):
-        _draw_image(row[0], example)
+        _draw_image(row[0], example, _font(6.5, side))
         for axes, label in zip(row[1:], labels, strict=False):
             _draw_map(axes, example, label)
     if not examples:
@@ -163,11 +163,16 @@ def _stored(summariser: Summariser, entry: Entry, protocol: Protocol) -> _Stored
     return None
 
 
-def _draw_image(axes: Axes, example: Example) -> None:
+def _font(points: float, side: float) -> float:
+    """Smaller where a panel is narrower than 0.8 inches, so that names of methods do not run into each other."""
+    return points * min(1.0, side / 0.8)
+
+
+def _draw_image(axes: Axes, example: Example, fontsize: float) -> None:
     axes.imshow(example.image, cmap="gray", vmin=0, vmax=255)
     axes.contour(example.truth, [0.5], colors=[OUTLINE], linewidths=0.9)
     dataset, _, finding = example.title.partition(": ")
-    axes.set_title(f"{dataset}\n{finding}", fontsize=6.5, pad=2, loc="left", linespacing=1.05)
+    axes.set_title(f"{dataset}\n{finding}", fontsize=fontsize, pad=2, loc="left", linespacing=1.05)
 
 
 def _draw_map(axes: Axes, example: Example, label: str) -> None:

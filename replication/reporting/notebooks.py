@@ -171,6 +171,8 @@ def _interpreter_kernel(folder: Path) -> Iterator[None]:
     kernel = {"argv": command, "display_name": "Python 3", "language": "python"}
     (spec / "kernel.json").write_text(json.dumps(kernel), encoding="utf-8")
     wanted = {
+        # A missing progress widget is no finding, and the message names a path of this machine.
+        "PYTHONWARNINGS": "ignore:IProgress not found",
         "JUPYTER_PATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("JUPYTER_PATH")])]),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "IPYTHONDIR": str(folder / "ipython"),
