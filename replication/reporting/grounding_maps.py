@@ -164,7 +164,7 @@ def _stored(summariser: Summariser, entry: Entry, protocol: Protocol) -> _Stored
 
 
 def _font(points: float, side: float) -> float:
-    """Smaller where a panel is narrower than 0.8 inches, so that names of methods do not run into each other."""
+    """Smaller where a panel is narrower than 0.8 inches, so that names do not run into each other."""
     return points * min(1.0, side / 0.8)
 
 
