@@ -24,7 +24,7 @@ from replication.cli_options import (
     Work,
 )
 from replication.errors import ConfigError, UserError, nearest
-from replication.workflow.plan import Run, Workspace, runs
+from replication.workflow.plan import Run, Workspace, runs, transfer_tasks
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -65,6 +65,7 @@ def run(
     results: Results = DEFAULT_RESULTS,
 ) -> None:
     """Run the whole replication of a tier; what is done already is not done again."""
+    from replication.workflow.stages import write_stages
     from replication.workflow.steps import snakemake_command
 
     workspace = Workspace.open(tier, work, results, seed or [])
@@ -84,6 +85,7 @@ def run(
     if dry_run:
         raise SystemExit(status)
     if status == 0:
+        typer.echo(write_stages(workspace))
         typer.echo(f"done: {workspace.results}/site/index.html, tables/, figures/, notebooks/, rows.parquet")
     raise SystemExit(status)
 
@@ -208,13 +210,16 @@ def evaluate(
     protocol: Annotated[list[str] | None, typer.Option(help="protocols instead of the tier's")] = None,
     prepared: Annotated[Path | None, typer.Option(help="prepared folder instead of the tier's")] = None,
     allow_leaks: AllowLeaks = False,
+    and_transfer: Annotated[
+        bool, typer.Option("--transfer", help="also the tier's tasks that learn from labels")
+    ] = False,
     tier: Tier = "smoke",
     threads: Threads = 1,
     work: Work = DEFAULT_WORK,
     results: Results = DEFAULT_RESULTS,
 ) -> None:
     """Predict and measure: writes predictions and rows of a pre-trained run."""
-    from replication.workflow.steps import evaluate_run
+    from replication.workflow.steps import evaluate_run, transfer_run
 
     workspace = Workspace.open(tier, work, results)
     for chosen in _selected(workspace, method, run_key, seed, recipe):
@@ -226,6 +231,8 @@ def evaluate(
             threads=threads,
             allow_leaks=allow_leaks,
         )
+        for task in transfer_tasks(workspace.tier, chosen) if and_transfer else ():
+            transfer_run(workspace, chosen, task, threads=threads, allow_leaks=allow_leaks)
         typer.echo(f"evaluated {chosen.key}")
 
 

@@ -190,6 +190,8 @@ class TierConfig(Strict):
         training: training settings that the tier fixes for every method (merged over the recipe's).
         search: the trials that ``tuned`` is chosen by.
         tuned: training settings of single methods, chosen for this tier on validation data.
+        variant_training: training settings of variants that have weights of their own, e.g. fewer epochs; they
+            are then compared with the variant ``reference``, the method itself under the same settings.
         seeds, methods, recipe, variants: the grid of runs; a variant is written ``medslip/no-protocl``.
         pretrain: data set of pre-training. protocols: ids of what is evaluated.
         transfer: the tasks that learn from labels; ``null`` where the tier has none.
@@ -208,6 +210,7 @@ class TierConfig(Strict):
     training: dict[str, Any] = Field(default_factory=dict)
     search: SearchConfig | None = None
     tuned: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    variant_training: dict[str, Any] = Field(default_factory=dict)
     recipe: str = "published"
     seeds: tuple[int, ...] = (0,)
     methods: tuple[str, ...]
@@ -391,6 +394,8 @@ def resolve(
             )
         overrides = file.variants[variant].model_dump()
         weights = overrides.pop("weights")
+        if weights != "default":
+            base = merge(base, {"training": tier.variant_training})
         base = merge(base, overrides)
     model = parse(settings_class, base["model"], f"recipes/{method}.yaml: {label}, model")
     own_text = base["text"] if tier.text.kind == "pretrained" else None
@@ -413,6 +418,21 @@ def resolve(
         },
         f"recipes/{method}.yaml: {label}",
     )
+
+
+REFERENCE = "reference"
+"""The variant that changes nothing: the method itself, trained as a tier trains its variants."""
+
+
+def reference_of(tier: TierConfig, label: str) -> str:
+    """What a variant of a tier differs from in its one change: the method, or its ``reference``.
+
+    Args:
+        label: of a variant, e.g. ``medslip/no-protocl``.
+    """
+    method, _, variant = label.partition("/")
+    shares_weights = load_recipes(method).variants[variant].weights == "default"
+    return f"{method}/{REFERENCE}" if tier.variant_training and not shares_weights else method
 
 
 def canonical_json(model: BaseModel) -> str:

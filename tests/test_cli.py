@@ -51,15 +51,14 @@ def test_a_mistake_is_explained_without_a_traceback(arguments: list[str], said: 
     assert not list(tmp_path.iterdir())
 
 
-def test_tasks_that_learn_from_labels_are_jobs_of_a_tier_that_has_them(tmp_path: Path) -> None:
+def test_evaluation_covers_the_tasks_that_learn_from_labels(tmp_path: Path) -> None:
     tier = read_yaml(CONFIGS / "tiers" / "smoke.yaml")
     tier["transfer"] = {"tasks": ["linear_probe", "finetune_segmentation"], "fractions": [0.5, 1.0]}
     own = tmp_path / "own.yaml"
     own.write_text(yaml.safe_dump(tier))
     done = replicate("run", "--tier", own, "--dry-run", "--only", "medklip", cwd=tmp_path)
     assert done.returncode == 0
-    for task in tier["transfer"]["tasks"]:
-        assert f"transfer --run medklip.matched.seed0 --task {task}" in done.stdout
+    assert "evaluate --run medklip.matched.seed0 --transfer" in done.stdout
 
 
 def test_dry_run_lists_every_job_and_runs_none(tmp_path: Path) -> None:

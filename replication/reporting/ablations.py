@@ -11,7 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pydantic import Field
 
-from replication.config import CONFIGS, Strict, load_recipes, merge, parse, read_yaml, resolve
+from replication.config import (
+    CONFIGS,
+    Strict,
+    load_recipes,
+    merge,
+    parse,
+    read_yaml,
+    reference_of,
+    resolve,
+)
 from replication.errors import ConfigError, nearest
 from replication.registry import method_class
 from replication.reporting.contrasts import (
@@ -27,7 +36,7 @@ from replication.reporting.figures import COLOURS, new_figure
 from replication.reporting.paired import Comparer, Comparison
 from replication.reporting.report import Report
 from replication.reporting.significance import SIGNIFICANT
-from replication.reporting.tables import Cell, Column, Row, Table
+from replication.reporting.tables import Cell, Column, Row, Table, list_of
 
 
 class Family(Strict):
@@ -88,12 +97,15 @@ class Effects:
 
     Attributes:
         suffix: of the table's name. lines: variant -> its contrasts, one per measure.
+        full: labels of the full models that variants are compared with: the method, or the method trained as
+            its variants are.
         same: variants that the tier's settings make equal to the full model; they are not shown.
     """
 
     ablations: Ablations
     suffix: str
     lines: dict[str, tuple[Contrast, ...]]
+    full: tuple[str, ...]
     same: tuple[str, ...]
 
     @property
@@ -107,14 +119,13 @@ def effects(report: Report, comparer: Comparer, ablations: Ablations, suffix: st
     same = same_as_full(report, ablations)
     family = ablations.families[suffix]
     names = [name for name in family.variants if name not in same]
-    full = line(report, ablations.method)
-    variants = [line(report, f"{ablations.method}/{name}") for name in names]
-    columns = [
-        contrasts(comparer, [(variant, full, measure) for variant in variants])
-        for measure in ablations.measures
-    ]
+    labels = {name: f"{ablations.method}/{name}" for name in names}
+    full = {name: reference_of(report.tier, label) for name, label in labels.items()}
+    pairs = [(line(report, labels[name]), line(report, full[name])) for name in names]
+    columns = [contrasts(comparer, [(*pair, measure) for pair in pairs]) for measure in ablations.measures]
     lines = {name: tuple(column[i] for column in columns) for i, name in enumerate(names)}
-    return Effects(ablations, suffix, lines, tuple(name for name in family.variants if name in same))
+    unchanged = tuple(name for name in family.variants if name in same)
+    return Effects(ablations, suffix, lines, tuple(dict.fromkeys(full.values())), unchanged)
 
 
 def same_as_full(report: Report, ablations: Ablations) -> frozenset[str]:
@@ -130,11 +141,13 @@ def same_as_full(report: Report, ablations: Ablations) -> frozenset[str]:
 def ablation_table(report: Report, comparer: Comparer, found: Effects) -> Table:
     """``ablation_<family>``: the full model, then each variant with its difference to it."""
     ablations, family = found.ablations, found.family
-    full = line(report, ablations.method)
     columns = [column for measure in ablations.measures for column in _columns(measure.title(report))]
-    own = [measured(comparer, full, measure) for measure in ablations.measures]
-    cells = [cell for one in own for cell in (one, *_against_itself(one))]
-    rows = [Row((ablations.method, "the full model"), tuple(cells))]
+    rows = []
+    for label in found.full:
+        own = [measured(comparer, line(report, label), measure) for measure in ablations.measures]
+        cells = [cell for one in own for cell in (one, *_against_itself(one))]
+        shorter = "" if label == ablations.method else ", trained as its variants are"
+        rows.append(Row((label, f"the full model{shorter}"), tuple(cells)))
     for name, made in found.lines.items():
         cells = [
             cell
@@ -143,16 +156,15 @@ def ablation_table(report: Report, comparer: Comparer, found: Effects) -> Table:
         ]
         rows.append(Row((name, family.variants[name]), tuple(cells)))
     every = [one for made in found.lines.values() for one in made]
-    labels = [ablations.method, *(one.a.label for one in every)]
+    labels = [*found.full, *(one.a.label for one in every)]
     used = report.select(label=labels, recipe=report.tier.recipe)
     used = used[used["metric"].isin([measure.metric for measure in ablations.measures])]
     return Table(
         name=f"ablation_{found.suffix}",
         title=f"Ablations of {ablations.method}: {family.title}",
         caption=(
-            f"One change at a time; everything else as in {ablations.method}. Difference: the variant minus "
-            "the full model, means over seeds; below 0 the change costs something. The first line is "
-            "the full model itself."
+            f"One change at a time; everything else as in {list_of(found.full, 2)}. Difference: the variant "
+            f"minus the full model, means over seeds; below 0 the change costs something.{_length(report)}"
         ),
         label_names=("Variant", "What it changes"),
         columns=tuple(columns),
@@ -172,6 +184,18 @@ def ablation_table(report: Report, comparer: Comparer, found: Effects) -> Table:
         ),
         notes=_notes(found),
         named_by=1,
+    )
+
+
+def _length(report: Report) -> str:
+    """How variants are trained, where that is not as the method is."""
+    settings = report.tier.variant_training
+    if not settings:
+        return ""
+    words = ", ".join(f"{key} {value}" for key, value in settings.items())
+    return (
+        f" Variants with weights of their own, and the full model beside them, are trained with {words}; "
+        "variants of evaluation alone have the weights of the method."
     )
 
 

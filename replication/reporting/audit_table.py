@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from replication.comparison import hierarchical_difference, paired_difference
-from replication.config import Protocol
+from replication.config import Protocol, reference_of
 from replication.errors import ConfigError
 from replication.reporting.audit import Audit, ClassificationRules, Measure, Side
 from replication.reporting.audit import Entry as Place
@@ -156,12 +156,18 @@ class _Bench:
         what = f"{_METRICS.get(measure.metric, measure.metric)}, {_TASKS[measure.task]}"
         share = f", {100 * measure.label_fraction:g} % of the labels" if measure.label_fraction else ""
         finding = f", {measure.finding}" if measure.finding else ""
-        faithful, corrected = (self._side_words(side) for side in measure.sides)
+        faithful, corrected = (self._side_words(measure, side) for side in measure.sides)
         sides = faithful if faithful == corrected else f"{faithful} against {corrected}"
         return f"{what}{share}, {titled(measure.dataset)}{finding}; {sides}; {_NEEDS[measure.needs]}"
 
-    def _side_words(self, side: Side) -> str:
-        return " as ".join([side.label, *filter(None, (side.task, side.metric))])
+    def _side_words(self, measure: Measure, side: Side) -> str:
+        return " as ".join([self._label(measure, side), *filter(None, (side.task, side.metric))])
+
+    def _label(self, measure: Measure, side: Side) -> str:
+        """The runs of a side: beside a variant with weights of its own, the method trained as it is."""
+        other = next((one.label for one in measure.sides if "/" in one.label), None)
+        plain = side.label == self.audit.method and measure.needs == "training"
+        return reference_of(self.report.tier, other) if plain and other else side.label
 
     def _cells(self, place: Place, measure: Measure) -> tuple[Cell, Cell, Cell]:
         found: list[Evidence | Cell] = []
@@ -169,7 +175,7 @@ class _Bench:
             try:
                 found.append(self._evidence(place, measure, side, ("faithful", "corrected")[i]))
             except NothingToCompare as reason:
-                found.append(Cell.absent(f"{side.label}: {reason.problem}"))
+                found.append(Cell.absent(f"{self._label(measure, side)}: {reason.problem}"))
         faithful, corrected = (one if isinstance(one, Cell) else self._cell(one) for one in found)
         missing = next((cell for cell in (faithful, corrected) if cell.value is None), None)
         if missing:
@@ -192,7 +198,7 @@ class _Bench:
         rows = self.report.rows
         kept = rows[rows["finding"] == measure.finding] if measure.finding else rows
         comparer = Comparer(replace(self.report, rows=kept))
-        entry = Entry((), side.label, self.audit.recipe, "")
+        entry = Entry((), self._label(measure, side), self.audit.recipe, "")
         measured = comparer.side(entry, question)
         paths = comparer.paths(measured, question)
         self._used[task, own[0].id] = own[0]

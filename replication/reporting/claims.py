@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from replication.config import CONFIGS, Strict, load_recipes, parse, read_yaml
+from replication.config import CONFIGS, Strict, load_recipes, parse, read_yaml, reference_of
 from replication.errors import ConfigError, nearest
 from replication.registry import METHODS, names
 from replication.reporting.contrasts import (
@@ -26,7 +26,7 @@ from replication.reporting.contrasts import (
     protocols_of,
 )
 from replication.reporting.paired import Comparer, Comparison
-from replication.reporting.report import Report
+from replication.reporting.report import Entry, Report
 from replication.reporting.significance import SIGNIFICANT
 from replication.reporting.tables import Cell, Column, Row, Table, list_of
 
@@ -123,7 +123,12 @@ def examine(report: Report, comparer: Comparer, claims: Claims) -> list[Evidence
     Raises:
         DataError: predictions are damaged, or not of the same images.
     """
-    method = line(report, claims.method)
+
+    def own(label: str) -> Entry:
+        """The method as it is trained beside a competitor."""
+        variant = label.startswith(f"{claims.method}/")
+        return line(report, reference_of(report.tier, label) if variant else claims.method)
+
     return [
         Evidence(
             claim,
@@ -131,7 +136,7 @@ def examine(report: Report, comparer: Comparer, claims: Claims) -> list[Evidence
                 contrasts(
                     comparer,
                     [
-                        (method, line(report, label), measure)
+                        (own(label), line(report, label), measure)
                         for measure in claim.measures
                         for label in claims.against(claim)
                     ],
@@ -151,7 +156,7 @@ def claims_table(report: Report, claims: Claims, found: list[Evidence]) -> Table
     ]
     every = [one for evidence in found for one in evidence.contrasts]
     compared = [one for one in every if isinstance(one.found, Comparison)]
-    labels = [claims.method, *(one.b.label for one in compared)]
+    labels = [claims.method, *(label for one in compared for label in (one.a.label, one.b.label))]
     measures = [one.measure for one in compared]
     used = report.select(
         label=labels,

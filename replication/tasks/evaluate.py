@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -91,8 +92,10 @@ def evaluate(
         result = Result(run, task, protocol, data, folders, selection)
         try:
             if not result.is_predicted:
+                began = time.monotonic()
                 predict = TASKS[task].predict
-                result.write(predict(method, data, protocol, batch_size=batch_size, progress=progress))
+                predictions = predict(method, data, protocol, batch_size=batch_size, progress=progress)
+                result.write(predictions, seconds=round(time.monotonic() - began, 2))
         except NothingToMeasure as reason:
             print(f"{config.label}, {task}, {protocol.id}: {reason}", file=sys.stderr)
             result.leave_empty(str(reason))

@@ -108,6 +108,11 @@ class Workspace:
         return self.work / "runs" / run.key
 
     @property
+    def times(self) -> Path:
+        """What each job took, a file per job as Snakemake measures it."""
+        return self.work / "times"
+
+    @property
     def label_fractions(self) -> Path:
         """The drawn orders of patients that label fractions are taken from."""
         return self.work / "label-fractions"
