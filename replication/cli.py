@@ -85,7 +85,8 @@ def run(
     if dry_run:
         raise SystemExit(status)
     if status == 0:
-        typer.echo(write_stages(workspace))
+        if taken := write_stages(workspace):
+            typer.echo(taken)
         typer.echo(f"done: {workspace.results}/site/index.html, tables/, figures/, notebooks/, rows.parquet")
     raise SystemExit(status)
 

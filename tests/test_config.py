@@ -20,6 +20,7 @@ from replication.config import (
     merge,
     parse,
     protocol_ids,
+    reference_of,
     resolve,
 )
 from replication.errors import ConfigError
@@ -112,6 +113,21 @@ def test_a_variant_overrides_what_the_tier_fixes(monkeypatch: pytest.MonkeyPatch
         == tier.scale["decoder_layers"]
     )
     assert resolve(tier, "medslip/deep", 0, settings_class=settings).model["decoder_layers"] == 5
+
+
+def test_a_tier_may_train_variants_and_their_reference_otherwise_than_methods() -> None:
+    plain = load_tier("smoke")
+    tier = plain.model_copy(update={"variant_training": {"epochs": 1}})
+    settings = method_class("medslip").settings_class
+
+    def epochs(label: str) -> int:
+        return resolve(tier, label, 0, settings_class=settings).training.epochs
+
+    assert plain.training["epochs"] == epochs("medslip") == epochs("medslip/random-grounding-query") == 2
+    assert epochs("medslip/no-protocl") == epochs("medslip/reference") == 1
+    assert reference_of(tier, "medslip/no-protocl") == "medslip/reference"
+    assert reference_of(tier, "medslip/random-grounding-query") == "medslip"
+    assert reference_of(plain, "medslip/no-protocl") == "medslip"
 
 
 def test_tier_scale_reaches_only_settings_that_exist() -> None:

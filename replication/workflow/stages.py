@@ -83,5 +83,7 @@ def _training_seconds(workspace: Workspace) -> float:
 
 
 def _inference_seconds(workspace: Workspace) -> float:
-    """Of all stored predictions."""
-    return sum(float(read_metadata(path)["seconds"]) for path in workspace.predictions.glob("*/*.parquet"))
+    """Of all stored predictions of this version's making; older ones do not remember it."""
+    return sum(
+        float(read_metadata(path).get("seconds", 0.0)) for path in workspace.predictions.glob("*/*.parquet")
+    )

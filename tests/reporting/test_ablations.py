@@ -82,6 +82,23 @@ def test_p_values_are_adjusted_over_the_variants_of_a_column(report: Report, com
     assert p_values["no-protocl"].p_value >= raw.widest.p_value
 
 
+def test_variants_that_are_trained_shorter_are_compared_with_the_model_trained_like_them(
+    tmp_path: Path,
+) -> None:
+    shifts = {"": 0.0, "reference": -0.8, "no-protocl": -0.8, "fibrosis-own-prompt": 0.0}
+    report = variant_report(tmp_path, shifts, seeds=(0,), variant_training={"epochs": 4})
+    comparer = Comparer(report)
+    _, table = made(report, comparer, "loss_weights")
+    by_name = {row.labels[0]: row.cells for row in table.rows}
+    assert list(by_name)[:2] == ["medslip/reference", "no-protocl"]
+    assert by_name["no-protocl"][1].value == 0
+    assert "epochs 4" in table.caption
+    _, text = made(report, comparer, "text")
+    assert [row.labels[0] for row in text.rows[:2]] == ["medslip/reference", "medslip"]
+    weights_of_the_method = {row.labels[0]: row.cells for row in text.rows}["fibrosis-own-prompt"]
+    assert weights_of_the_method[1].value == 0
+
+
 def test_variants_that_the_tier_trains_anyway_are_no_ablation(report: Report, comparer: Comparer) -> None:
     found, table = made(report, comparer, "components")
     assert set(found.same) == {"sigmoid-gate", "two-decoder-layers", "no-flip"}

@@ -26,8 +26,10 @@ def audit() -> Audit:
     return load_audit()
 
 
-def few_draws(report: Report) -> Report:
-    return replace(report, tier=report.tier.model_copy(update={"bootstrap": 40}))
+def few_draws(report: Report, **changes: object) -> Report:
+    """With fewer draws, and variants trained like the method unless told otherwise."""
+    changes = {"bootstrap": 40, "variant_training": {}, **changes}
+    return replace(report, tier=report.tier.model_copy(update=changes))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def line(made: Table, name: str, metric: str = "") -> Row:
 
 
 def test_an_empty_tier_lists_every_place_and_what_is_missing(tmp_path: Path, audit: Audit) -> None:
-    made = audit_table(Report.open(TIER, tmp_path, tmp_path, rows_needed=False), audit)
+    made = audit_table(few_draws(Report.open(TIER, tmp_path, tmp_path, rows_needed=False)), audit)
     assert list(dict.fromkeys(row.labels[0] for row in made.rows)) == [entry.id for entry in audit.entries]
     assert not [cell for row in made.rows for cell in row.cells if cell.value is not None]
     assert line(made, "P1").cells[0].missing == "medslip/shared-norm: no run of it has been evaluated"
@@ -128,6 +130,18 @@ def test_equal_sides_differ_by_nothing(tmp_path: Path, audit: Audit) -> None:
     faithful, corrected, difference = line(made, "P1").cells
     assert faithful.value == corrected.value
     assert (difference.value, difference.lower, difference.upper) == (0, 0, 0)
+
+
+def test_a_side_that_is_trained_is_compared_with_the_method_trained_like_it(
+    tmp_path: Path, audit: Audit
+) -> None:
+    report = few_draws(with_variant(tmp_path, "reference", (0, 1, 2), 0.5), variant_training={"epochs": 4})
+    made = audit_table(report, audit)
+    _, corrected, _ = line(made, "P1").cells
+    expected = report.select(finding="mean", metric="auc", label="medslip/reference")["value"]
+    assert corrected.value == pytest.approx(expected.mean())
+    assert "medslip/shared-norm against medslip/reference" in line(made, "P1").labels[4]
+    assert "medslip/reference" not in line(made, "Z2").labels[4]
 
 
 def test_the_difference_is_paired_by_seed(tmp_path: Path, audit: Audit) -> None:

@@ -52,6 +52,15 @@ def test_the_rule(
     assert evidence.verdict == verdict
 
 
+def test_a_part_of_the_method_helps_if_the_method_trained_as_long_is_better(tmp_path: Path) -> None:
+    shifts = {"": 0.0, "reference": -0.8, "no-protocl": -0.8, "medklip": -0.8}
+    report = variant_report(tmp_path, shifts, variant_training={"epochs": 4})
+    claims = asked({"against": ["medslip/no-protocl"], "measures": [NIH]}, {"measures": [NIH]}, baselines=("medklip",))
+    part, whole = examine(report, Comparer(report), claims)
+    assert (part.verdict, whole.verdict) == ("not supported", "supported")
+    assert part.contrasts[0].a.label == "medslip/reference"
+
+
 def test_the_closest_competitor_is_shown_and_p_is_adjusted_over_the_claim(report: Report) -> None:
     labels = [f"medslip/{name}" for name in ("no-protocl", "no-icl", "no-gate", "alpha-2")]
     claims = asked({"against": labels, "measures": [NIH, PROBE]})

@@ -27,12 +27,18 @@ from replication.tasks import common, zero_shot_relations
 
 
 def variant_report(
-    root: Path, shifts: Mapping[str, float], *, seeds: Sequence[int] = (0, 1, 2), draws: int = 60
+    root: Path,
+    shifts: Mapping[str, float],
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    draws: int = 60,
+    variant_training: Mapping[str, object] | None = None,
 ) -> Report:
     """Results of several lines; ``""`` is the method itself, ``medklip`` another method.
 
     Args:
         shifts: line -> by how much the scores of images with a finding are higher than the method's.
+        variant_training: of the tier; none, so that variants are compared with the method.
     """
     rows: list[Row] = []
     for name, shift in shifts.items():
@@ -43,7 +49,8 @@ def variant_report(
             rows += _rows(root, config, shift)
     write_rows(rows, root / "rows.parquet")
     report = Report.open(TIER, root, root)
-    return replace(report, tier=report.tier.model_copy(update={"bootstrap": draws}))
+    changes = {"bootstrap": draws, "variant_training": dict(variant_training or {})}
+    return replace(report, tier=report.tier.model_copy(update=changes))
 
 
 def _rows(root: Path, config: RunConfig, shift: float) -> list[Row]:
