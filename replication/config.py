@@ -190,10 +190,11 @@ class TierConfig(Strict):
         training: training settings that the tier fixes for every method (merged over the recipe's).
         search: the trials that ``tuned`` is chosen by.
         tuned: training settings of single methods, chosen for this tier on validation data.
-        variant_training: training settings of variants that have weights of their own, e.g. fewer epochs; they
-            are then compared with the variant ``reference``, the method itself under the same settings.
+        variant_training: training settings of variants that have weights of their own, e.g. fewer epochs;
+            they are then compared with ``reference``, the method itself under the same settings.
         seeds, methods, recipe, variants: the grid of runs; a variant is written ``medslip/no-protocl``.
         pretrain: data set of pre-training. protocols: ids of what is evaluated.
+        variant_protocols: those that variants are evaluated under; empty takes all.
         transfer: the tasks that learn from labels; ``null`` where the tier has none.
         threads: torch threads per job.
         notebooks: which notebooks are executed.
@@ -216,6 +217,7 @@ class TierConfig(Strict):
     methods: tuple[str, ...]
     variants: tuple[str, ...] = ()
     protocols: tuple[str, ...]
+    variant_protocols: tuple[str, ...] = ()
     transfer: TransferConfig | None = None
     threads: int = 1
     evaluation_batch_size: int = 128

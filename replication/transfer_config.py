@@ -99,6 +99,7 @@ class TransferConfig(Strict):
         tasks: which are done, each under the protocols that name it; its forms (test-selected, released
             decoder) under the same.
         fractions: shares of the training patients whose labels are used.
+        fractions_of: tasks that are done at other shares, with these.
         variants: whether variants of methods (ablations, audit) are transferred too, or methods only.
         only: tasks that only some methods do, with these; all methods do the others.
     """
@@ -110,6 +111,7 @@ class TransferConfig(Strict):
         "finetune_segmentation_frozen",
     )
     fractions: tuple[float, ...] = Field(default=(0.01, 0.1, 1.0), min_length=1)
+    fractions_of: dict[TransferTask, tuple[float, ...]] = Field(default_factory=dict)
     variants: bool = False
     only: dict[TransferTask, tuple[str, ...]] = Field(default_factory=dict)
     probe: LinearProbeConfig = LinearProbeConfig()

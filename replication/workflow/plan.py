@@ -148,9 +148,14 @@ def runs(tier: TierConfig, only: Iterable[str] = ()) -> list[Run]:
     return [Run(label, tier.recipe, seed) for seed in tier.seeds for label in labels if label in wanted]
 
 
-def protocols(tier: TierConfig) -> list[Protocol]:
-    """The protocols a tier evaluates."""
-    return [load_protocol(protocol_id) for protocol_id in tier.protocols]
+def protocols(tier: TierConfig, run: Run | None = None) -> list[Protocol]:
+    """The protocols a tier evaluates.
+
+    Args:
+        run: only those of this run; a tier may ask for fewer of variants.
+    """
+    fewer = run is not None and "/" in run.label and tier.variant_protocols
+    return [load_protocol(protocol_id) for protocol_id in (fewer or tier.protocols)]
 
 
 def datasets(tier: TierConfig) -> list[str]:

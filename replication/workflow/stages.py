@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
@@ -16,12 +15,13 @@ STAGES = ("phantom", "prepare", "text-encoder", "pretrain", "evaluate", "rows", 
 
 TABLE = "stages.csv"
 
+
 @dataclass(frozen=True)
 class Stages:
     """The time of all jobs in a work folder, whichever call they belonged to.
 
     Attributes:
-        table: a line per stage: jobs, seconds (wall clock, summed over jobs), cpu_seconds, peak_mib of one job.
+        table: a line per stage: jobs, seconds (wall clock, summed over jobs), cpu_seconds, peak_mib (of one).
         training: seconds inside training loops. inference: seconds inside models in evaluation, the training
             of tasks that learn from labels included.
     """

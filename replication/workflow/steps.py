@@ -193,7 +193,7 @@ def evaluate_run(
     torch.set_num_threads(threads)
     text_encoder = load_text_encoder(workspace, run)
     method, config = load_run(workspace.run(run), text_encoder)
-    chosen: list[Protocol] = [load_protocol(p) for p in protocol_ids] or protocols(workspace.tier)
+    chosen: list[Protocol] = [load_protocol(p) for p in protocol_ids] or protocols(workspace.tier, run)
     for protocol in chosen:
         data = PreparedData.open(prepared or workspace.prepared(protocol.dataset))
         evaluate(

@@ -55,7 +55,9 @@ def test_the_rule(
 def test_a_part_of_the_method_helps_if_the_method_trained_as_long_is_better(tmp_path: Path) -> None:
     shifts = {"": 0.0, "reference": -0.8, "no-protocl": -0.8, "medklip": -0.8}
     report = variant_report(tmp_path, shifts, variant_training={"epochs": 4})
-    claims = asked({"against": ["medslip/no-protocl"], "measures": [NIH]}, {"measures": [NIH]}, baselines=("medklip",))
+    claims = asked(
+        {"against": ["medslip/no-protocl"], "measures": [NIH]}, {"measures": [NIH]}, baselines=("medklip",)
+    )
     part, whole = examine(report, Comparer(report), claims)
     assert (part.verdict, whole.verdict) == ("not supported", "supported")
     assert part.contrasts[0].a.label == "medslip/reference"

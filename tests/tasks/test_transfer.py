@@ -221,6 +221,14 @@ def test_one_more_task_leaves_zero_shot_predictions_as_they_are(place: Place) ->
     assert scored(PROTOCOL.model_copy(update={"threshold_source": "test"})) != first
 
 
+def test_a_task_may_be_done_at_shares_of_its_own(place: Place) -> None:
+    settings = SETTINGS.model_copy(update={"fractions_of": {"linear_probe": (0.5,)}})
+    for task in CLASSIFICATION:
+        place.transfer(task, settings=settings)
+    done = {task: [f for f in (0.25, 0.5, 1.0) if place.path(task, f).is_file()] for task in CLASSIFICATION}
+    assert done == {"linear_probe": [0.5], "finetune_classification": [0.25, 1.0]}
+
+
 def test_a_method_without_a_trunk_leaves_empty_rows_and_the_reason(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

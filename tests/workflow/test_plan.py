@@ -11,6 +11,7 @@ from replication.workflow.plan import (
     Run,
     Workspace,
     datasets,
+    protocols,
     run_config,
     runs,
     split_rule,
@@ -106,6 +107,16 @@ def test_variants_are_transferred_only_if_the_tier_says_so() -> None:
     assert transfer_tasks(tier, variant) == []
     everything = tier.model_copy(update={"transfer": tier.transfer.model_copy(update={"variants": True})})
     assert transfer_tasks(everything, variant) == ["linear_probe"]
+
+
+def test_variants_are_evaluated_under_the_protocols_that_the_tier_keeps_for_them() -> None:
+    kept = ("nih-cxr14/phantom/v1",)
+    tier = load_tier("phantom").model_copy(update={"variant_protocols": kept})
+    method, variant = Run("medslip", "matched", 0), Run("medslip/no-protocl", "matched", 0)
+    assert tuple(protocol.id for protocol in protocols(tier, variant)) == kept
+    assert protocols(tier, method) == protocols(tier)
+    without = tier.model_copy(update={"variant_protocols": ()})
+    assert protocols(without, variant) == protocols(without)
 
 
 def test_a_task_can_be_left_to_some_methods() -> None:
