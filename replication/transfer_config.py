@@ -117,3 +117,8 @@ class TransferConfig(Strict):
     probe: LinearProbeConfig = LinearProbeConfig()
     classification: FineTuneConfig = FineTuneConfig()
     segmentation: SegmentationConfig = SegmentationConfig()
+
+    def fractions_for(self, task: str) -> tuple[float, ...]:
+        """The shares at which a task is done."""
+        own = {str(name): shares for name, shares in self.fractions_of.items()}
+        return own.get(task, self.fractions)

@@ -134,7 +134,7 @@ def transfer(
         )
     data.check_protocol(protocol)
     refuse_leaks(data, protocol, pretrained_on=config.dataset, allow=allow_leaks)
-    wanted = fractions or settings.fractions_of.get(task, settings.fractions)
+    wanted = fractions or settings.fractions_for(task)
     columns = [finding.column for finding in protocol.findings]
     order = stored_order(orders, protocol, data, config.seed)
     labelled = {fraction: labelled_rows(data, order, fraction) for fraction in wanted}
