@@ -12,7 +12,7 @@ from replication.errors import ConfigError, nearest
 from replication.registry import METHODS, method_class, names
 from replication.transfer_config import base_task
 
-RUN_KEY = re.compile(r"(?P<method>[^~.]+)(~(?P<variant>[^.]+))?\.(?P<recipe>[^.]+)\.seed(?P<seed>\d+)")
+RUN_KEY = re.compile(r"(?P<method>[^~.]+)(~(?P<variant>.+))?\.(?P<recipe>[^.]+)\.seed(?P<seed>\d+)")
 
 
 @dataclass(frozen=True)

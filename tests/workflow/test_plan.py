@@ -21,7 +21,7 @@ from replication.workflow.plan import (
 )
 
 
-@pytest.mark.parametrize("label", ["medslip", "medslip/no-protocl"])
+@pytest.mark.parametrize("label", ["medslip", "medslip/no-protocl", "medslip/alpha-0.5"])
 def test_run_key_round_trips(label: str) -> None:
     run = Run(label, "matched", 3)
     assert Run.from_key(run.key) == run
