@@ -6,7 +6,6 @@ those of the released code; losses and their constants are the suite's reconstru
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from replication.draws import Draws
 from replication.errors import CheckpointError
 from replication.knowledge.report_sections import sections_of
 from replication.knowledge.text_encoder import Tokens, cls_pool
@@ -29,7 +29,6 @@ from replication.method import (
     Losses,
     Settings,
     Supervision,
-    generator_for,
 )
 from replication.networks.distributed import processes
 from replication.networks.input_range import renormalise
@@ -132,12 +131,13 @@ class BioViL(PromptMethod):
 
     def loss(self, batch: Batch) -> Losses:
         """Images and texts, the two sections, masked words; reports without a text do not count."""
-        chosen, generator = self.settings, generator_for(batch)
+        chosen, draws = self.settings, batch.draws()
         device = batch.images.device
-        texts = [self._texts(report, generator) for report in batch.reports]
+        orders = draws.generators("order")
+        texts = [self._texts(report, each) for report, each in zip(batch.reports, orders, strict=True)]
         given = torch.tensor([bool(text.image) for text in texts]).to(device, non_blocking=True)
         maps = self.projected(batch.images)
-        tokens, states, parts = self._read([text.image for text in texts], generator)
+        tokens, states, parts = self._read([text.image for text in texts], draws)
         features = self.cls_projection_head(cls_pool(states))
         parts["global"] = info_nce(
             maps.mean(dim=(2, 3)), features, temperature=chosen.temperature, keep=given
@@ -231,12 +231,10 @@ class BioViL(PromptMethod):
         features: Tensor = self.cls_projection_head(self.text(self.text.tokenize(texts)))
         return features
 
-    def _read(
-        self, texts: Sequence[str], generator: torch.Generator
-    ) -> tuple[Tokens, Tensor, dict[str, Tensor]]:
+    def _read(self, texts: Sequence[str], draws: Draws) -> tuple[Tokens, Tensor, dict[str, Tensor]]:
         """Tokens ``[B, L]``, their states ``[B, L, W]``, and the loss of masked words where it is wanted.
 
-        All texts as they are, and the first of them with masks too, are read in one pass.
+        All texts as they are, and some of them with masks too, are read in one pass.
         """
         # Processes exchange their tokens for the local loss, which takes texts of one length.
         fixed = self.settings.local_weight > 0 and processes() > 1
@@ -246,8 +244,13 @@ class BioViL(PromptMethod):
         if self.mlm is None:
             tokens = tokens.to(device)
             return tokens, encoder(tokens), {}
-        count = math.ceil(self.settings.mlm_share * len(texts))
-        masked = mask_words(Tokens(*(part[:count] for part in tokens)), encoder, generator).to(device)
+        # Every n-th text of the batch, so that processes have equally many of them.
+        share, places = self.settings.mlm_share, range(draws.start, draws.start + len(texts))
+        some = [i for i, place in enumerate(places) if int((place + 1) * share) > int(place * share)]
+        generators = draws.generators("masks")
+        masked = mask_words(
+            Tokens(*(part[some] for part in tokens)), encoder, [generators[i] for i in some]
+        ).to(device)
         tokens = tokens.to(device)
         both = Tokens(*(torch.cat(pair) for pair in zip(tokens, masked.tokens, strict=True)))
         clean, corrupted = encoder(both).tensor_split([len(texts)])

@@ -25,7 +25,6 @@ from replication.method import (
     ReportScorer,
     Settings,
     Supervision,
-    generator_for,
 )
 from replication.networks.distributed import gather
 from replication.networks.dropout import Dropout
@@ -210,7 +209,7 @@ class CARZero(Method):
         if self.settings.text_unit == "report":
             return [self._whole(report) for report in batch.reports]
         words = self.settings.sentence_rule == "words"
-        draws = torch.rand(len(batch.reports), generator=generator_for(batch)).tolist()
+        draws = batch.draws().uniform().tolist()
         pairs = zip(batch.reports, draws, strict=True)
         if not words:
             return [sample_sentence(report, draw) for report, draw in pairs]

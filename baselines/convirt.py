@@ -17,7 +17,6 @@ from replication.method import (
     Losses,
     Settings,
     Supervision,
-    generator_for,
 )
 from replication.networks.losses import info_nce
 from replication.networks.prompt_scores import PromptMethod, PromptSettings
@@ -108,7 +107,7 @@ class ConVIRT(PromptMethod):
         """One text for each report; empty where the report is."""
         if self.settings.text_unit == "report":
             return [report.strip() for report in batch.reports]
-        draws = torch.rand(len(batch.reports), generator=generator_for(batch)).tolist()
+        draws = batch.draws().uniform().tolist()
         return [sample_sentence(report, draw) for report, draw in zip(batch.reports, draws, strict=True)]
 
 

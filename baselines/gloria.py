@@ -23,7 +23,6 @@ from replication.method import (
     ReportScorer,
     Settings,
     Supervision,
-    generator_for,
 )
 from replication.networks.distributed import processes
 from replication.networks.key_maps import load_released, module_keys
@@ -220,7 +219,7 @@ class GLoRIA(Method):
         rule = self.settings.sentence_rule
         if self.settings.text_unit == "report":
             return [text_by(rule, report) for report in batch.reports]
-        draws = torch.rand(len(batch.reports), generator=generator_for(batch)).tolist()
+        draws = batch.draws().uniform().tolist()
         cut = [sentences_by(rule, report) for report in batch.reports]
         return [some[int(draw * len(some))] if some else "" for some, draw in zip(cut, draws, strict=True)]
 

@@ -21,7 +21,6 @@ from replication.method import (
     Losses,
     Settings,
     Supervision,
-    generator_for,
 )
 from replication.networks.attention_pool import MeanQueryPool
 from replication.networks.distributed import mean_where
@@ -209,10 +208,10 @@ class LoVT(PromptMethod):
         reports = [sentences_of(report) for report in batch.reports]
         if not self.training or not self.settings.swap_probability:
             return reports
-        generator = generator_for(batch)
-        draws = 1 - torch.rand(len(reports), generator=generator)
-        swaps = (draws.log() / math.log(self.settings.swap_probability)).int().tolist()
-        for sentences, count in zip(reports, swaps, strict=True):
+        draws = batch.draws()
+        lengths = (1 - draws.uniform()).log() / math.log(self.settings.swap_probability)
+        swaps, generators = lengths.int().tolist(), draws.generators("swaps")
+        for sentences, count, generator in zip(reports, swaps, generators, strict=True):
             places = torch.randint(max(len(sentences), 1), (count, 2), generator=generator).tolist()
             for a, b in places if sentences else ():
                 sentences[a], sentences[b] = sentences[b], sentences[a]

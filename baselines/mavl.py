@@ -25,7 +25,6 @@ from replication.method import (
     Method,
     Settings,
     Supervision,
-    generator_for,
 )
 from replication.networks.attention_pool import AttentionPool2d
 from replication.networks.distributed import gather
@@ -182,7 +181,7 @@ class MAVL(Method):
 
     def loss(self, batch: Batch) -> Losses:
         """Existence + position loss + global contrast on one batch."""
-        options, generator = self.settings, generator_for(batch)
+        options, draws = self.settings, batch.draws()
         book, cells = self.concept_book.features, batch.triplets.transpose(1, 2)
         if options.exclude_classes:
             book, cells = _by_class(book)[self.trained].flatten(0, 1), cells[:, self.trained]
@@ -192,8 +191,8 @@ class MAVL(Method):
         parts = {"exist": existence_loss(self.classifier(features), labels, empty=empty)}
         total = parts["exist"]
         if self.location is not None:
-            positive = sample_positive(cells, generator) if options.positive == "random" else None
-            negatives = sample_negatives(cells, options.negatives_per_query, options.negatives, generator)
+            positive = sample_positive(cells, draws) if options.positive == "random" else None
+            negatives = sample_negatives(cells, options.negatives_per_query, options.negatives, draws)
             similarities = self._similarities(features, self.anatomy_book.features)
             parts["position"] = position_loss(similarities, cells, positive, *negatives, empty=empty)
             total = total + options.position_weight * parts["position"]

@@ -22,7 +22,6 @@ from replication.method import (
     ReferenceOutputs,
     Settings,
     Supervision,
-    generator_for,
 )
 from replication.networks.key_maps import load_released, trunk_keys
 from replication.networks.query_stream import (
@@ -113,15 +112,15 @@ class MedKLIP(Method):
 
     def loss(self, batch: Batch) -> Losses:
         """Existence + position loss on one batch."""
-        options, generator = self.settings, generator_for(batch)
+        options, draws = self.settings, batch.draws()
         book, cells = self.pathology_book.features, batch.triplets.transpose(1, 2)
         if options.exclude_classes:
             book, cells = book[self.trained], cells[:, self.trained]
         answer, _ = self._answer(batch.images, book)
         if options.position_weight == 0:
             return self._losses(answer, cells, None, None)
-        positive = sample_positive(cells, generator) if options.positive == "random" else None
-        negatives = sample_negatives(cells, options.negatives_per_query, options.negatives, generator)
+        positive = sample_positive(cells, draws) if options.positive == "random" else None
+        negatives = sample_negatives(cells, options.negatives_per_query, options.negatives, draws)
         return self._losses(answer, cells, positive, negatives)
 
     @torch.no_grad()

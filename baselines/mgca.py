@@ -22,7 +22,7 @@ from replication.method import (
     Settings,
     Supervision,
 )
-from replication.networks.distributed import gather, mean_where
+from replication.networks.distributed import gather, highest_of_processes, mean_where, processes
 from replication.networks.key_maps import load_released, module_keys
 from replication.networks.losses import info_nce
 from replication.networks.prompt_scores import PromptMethod, PromptSettings
@@ -238,6 +238,9 @@ class MGCA(PromptMethod):
         # What pads do to the released losses depends on how many there are.
         faithful = "official" in (chosen.attention_shift, chosen.pad_columns)
         tokens = self.text.tokenize(texts, padding="max_length" if faithful else "longest")
+        if self.training and processes() > 1:
+            # The normalisation of words sees pads: as many as one process would have.
+            tokens = self.text.tokenize(texts, padding=highest_of_processes(tokens.input_ids.shape[1]))
         states = self.text.hidden_states(tokens)
         merged, attention, slots = aggregate(
             states[-1], self.text.cls_attention(states, tokens), tokens, self.pieces, chosen.attention_shift

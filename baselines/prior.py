@@ -13,6 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional
 
+from replication.draws import Draws
 from replication.errors import ConfigError
 from replication.knowledge.report_sentences import sentences_of
 from replication.method import (
@@ -24,7 +25,6 @@ from replication.method import (
     Losses,
     Settings,
     Supervision,
-    generator_for,
 )
 from replication.networks.attention_pool import AttentionPool, AttentionPool2d
 from replication.networks.distributed import mean_where
@@ -177,12 +177,12 @@ class PRIOR(PromptMethod):
 
     def loss(self, batch: Batch) -> Losses:
         """The objective of the stage; images without a report take part in none of its terms."""
-        options, generator = self.settings, generator_for(batch)
+        options, draws = self.settings, batch.draws()
         maps = self.trunk(batch.images)
         cells = self.image_local(self._tokens(maps)).float()
         sentences, mask = encode_sentences(
             self.text,
-            self._sentences(batch, generator),
+            self._sentences(batch, draws),
             "mean",
             max_sentences=options.queries if options.stage == 3 else None,
         )
@@ -191,7 +191,7 @@ class PRIOR(PromptMethod):
         parts: dict[str, Tensor] = {}
         told = sentences
         if options.stage >= 2:
-            told = self.bank(sentences, self._noise(sentences, generator))
+            told = self.bank(sentences, self._noise(sentences, draws, "told"))
             parts["prototype"] = mean_where((told - sentences).abs().mean(dim=-1), mask)
             weights |= {"prototype": options.prototype_weight, "generation": options.prototype_weight}
         report = self.sentence_pool(told, mask)
@@ -213,7 +213,7 @@ class PRIOR(PromptMethod):
             parts["consistency"] = mean_where(
                 divergence(self.bank.logits(arranged), self.bank.logits(sentences)), mask
             )
-            again = self.sentence_pool(self.bank(arranged, self._noise(arranged, generator)), mask)
+            again = self.sentence_pool(self.bank(arranged, self._noise(arranged, draws, "generated")), mask)
             parts["generated_global"] = info_nce(again, report, temperature=temperature, keep=given)
         total = torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
         return Losses(total, {name: part.detach() for name, part in parts.items()})
@@ -270,7 +270,7 @@ class PRIOR(PromptMethod):
         )
         told = self.text_local(sentences).float()
         if self.settings.stage >= 2:
-            told = self.bank(told, self._noise(told, torch.Generator().manual_seed(0)))
+            told = self.bank(told, self._noise(told, Draws(0, len(told)), "told"))
         features: Tensor = self.sentence_pool(told, mask)
         return features
 
@@ -289,19 +289,21 @@ class PRIOR(PromptMethod):
         prototypes: Tensor = self.bank(sentences, noise)
         return prototypes
 
-    def _sentences(self, batch: Batch, generator: torch.Generator) -> list[list[str]]:
+    def _sentences(self, batch: Batch, draws: Draws) -> list[list[str]]:
         """Sentences of each report, in training in random order."""
         reports = [sentences_of(report) for report in batch.reports]
         if not self.training:
             return reports
-        orders = [torch.randperm(len(sentences), generator=generator).tolist() for sentences in reports]
+        shuffled = zip(reports, draws.generators("order"), strict=True)
+        orders = [torch.randperm(len(report), generator=generator).tolist() for report, generator in shuffled]
         return [[report[i] for i in order] for report, order in zip(reports, orders, strict=True)]
 
-    def _noise(self, sentences: Tensor, generator: torch.Generator) -> Tensor | None:
+    def _noise(self, sentences: Tensor, draws: Draws, purpose: str) -> Tensor | None:
         """Gumbel noise over the prototypes of ``[B, S, D]`` sentences; ``None`` where nothing is sampled."""
         if not self.training and self.settings.gumbel_eval == "mean":
             return None
-        return gumbel((*sentences.shape[:2], len(self.bank)), generator).to(sentences.device)
+        shape = (sentences.shape[1], len(self.bank))
+        return torch.stack([gumbel(shape, each) for each in draws.generators(purpose)]).to(sentences.device)
 
     def _tokens(self, maps: Tensor) -> Tensor:
         """``[B, C, h, w]`` -> ``[B, h * w, C]``."""

@@ -19,7 +19,6 @@ from replication.method import (
     Method,
     Settings,
     Supervision,
-    generator_for,
 )
 from replication.networks.distributed import mean_where
 from replication.networks.dropout import Dropout
@@ -72,7 +71,7 @@ class Supervised(Method):
         logits = self.classifier(self.dropout(self._pooled(batch.images))).float()
         labels = batch.labels
         if self.settings.labels == "shuffled":
-            labels = labels[torch.randperm(len(batch), generator=generator_for(batch)).to(labels.device)]
+            labels = labels[batch.draws().uniform().argsort().to(labels.device)]
         values = functional.binary_cross_entropy_with_logits(logits, labels.eq(1).float(), reduction="none")
         total = mean_where(values, labels >= 0)
         return Losses(total, {"labels": total.detach()})

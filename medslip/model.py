@@ -27,7 +27,6 @@ from replication.method import (
     ReferenceOutputs,
     Settings,
     Supervision,
-    generator_for,
 )
 from replication.networks.key_maps import load_released
 from replication.networks.query_stream import (
@@ -93,12 +92,12 @@ class MeDSLIP(Method):
     def loss(self, batch: Batch) -> Losses:
         """Existence (both streams) + alpha ProtoCL (both streams) + beta ICL on one batch."""
         cells, options = batch.triplets, self.settings.loss
-        generator, count = generator_for(batch), options.negatives_per_query
+        draws, count = batch.draws(), options.negatives_per_query
         negatives = None
         if options.alpha != 0:
             negatives = (
-                sample_negatives(cells.transpose(1, 2), count, options.negatives, generator),
-                sample_negatives(cells, count, options.negatives, generator),
+                sample_negatives(cells.transpose(1, 2), count, options.negatives, draws),
+                sample_negatives(cells, count, options.negatives, draws),
             )
         result = self._losses(self._answer(batch.images), cells, negatives)
         if options.mutate_matrix:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from replication.config import RunConfig, TrainingConfig, derived_seed
+from replication.data.augmentation import Share
 from replication.errors import ConfigError, DataError
 from replication.method import Batch
 
@@ -23,8 +25,8 @@ MicroBatches = list[Batch]
 class EpochBatches(Dataset[MicroBatches]):
     """The micro-batches of each step of an epoch, for one of several processes.
 
-    Every process draws the same order; a step's images are dealt to the processes, so the images of a step
-    do not depend on how many there are. The rest of the images that fills no batch is left out.
+    Every process draws the same order and gets its share of a step's images, so the images of a step and
+    their augmentation do not depend on how many there are. The rest that fills no batch is left out.
     """
 
     def __init__(
@@ -40,14 +42,17 @@ class EpochBatches(Dataset[MicroBatches]):
         training, config = self.config.training, self.config
         size = min(training.batch_size, len(self.order))
         rows = self.order[step * size : (step + 1) * size]
-        parts = rows.reshape(training.accumulation, self.processes, -1)[:, self.rank]
+        wholes = np.sort(rows.reshape(training.accumulation, -1), axis=1)
+        own = wholes.shape[1] // self.processes
+        share = Share(self.rank * own, wholes.shape[1])
         return [
             self.data.batch(
-                np.sort(part),
+                share.of(whole, own),
                 augmentation=training.augmentation,
-                seed=derived_seed("batch", config.seed, self.epoch, step, micro, self.rank),
+                seed=derived_seed("batch", config.seed, self.epoch, step, micro, 0),
+                share=share,
             )
-            for micro, part in enumerate(parts)
+            for micro, whole in enumerate(wholes)
         ]
 
     def loader(self, first: int, end: int, workers: int = 0) -> DataLoader[MicroBatches]:
@@ -67,10 +72,10 @@ def _as_is(item: MicroBatches) -> MicroBatches:
     return item
 
 
-def validation_rows(
+def validation_batches(
     data: PreparedData, config: RunConfig, epoch: int, rank: int = 0, processes: int = 1
-) -> list[NDArray[np.int64]]:
-    """Rows of the validation batches of one process; the same in every epoch unless ``as_training``.
+) -> Iterator[Batch]:
+    """The validation batches of one process; the same in every epoch unless ``as_training``.
 
     The images are cut into batches of nearly equal size, because a contrastive loss depends on it. With P
     processes, up to P - 1 images are left out of each batch, so that all get equally many.
@@ -78,13 +83,18 @@ def validation_rows(
     training = config.training
     rows = np.asarray(data.rows("val"), dtype=np.int64)
     if not len(rows):
-        return []
+        return
     size = max(1, training.batch_size // training.accumulation)
+    augmentation, draw = None, 0
     if training.validation == "as_training":
+        augmentation, draw = training.augmentation, epoch
         rows = np.random.default_rng(derived_seed("validation order", config.seed, epoch)).permutation(rows)
         rows = rows[: len(rows) // size * size or None]
-    parts = np.array_split(rows, math.ceil(len(rows) / size))
-    return [part[: len(part) // processes * processes][rank::processes] for part in parts]
+    for index, whole in enumerate(np.array_split(rows, math.ceil(len(rows) / size))):
+        own = len(whole) // processes
+        share = Share(rank * own, own * processes)
+        seed = derived_seed("validation", config.seed, draw, index)
+        yield data.batch(share.of(whole, own), augmentation=augmentation, seed=seed, share=share)
 
 
 def steps_per_epoch(data: PreparedData, training: TrainingConfig) -> int:

@@ -24,6 +24,13 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_whole(path: Path, content: str | bytes) -> Path:
+    """Write text (UTF-8) or bytes, whole or not at all; returns the path."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
 def write_json(path: Path, values: Any) -> None:
     """Readable JSON, written whole or not at all; sorted keys, so equal values give equal files."""
     with atomic(path) as temporary:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
-import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
+
+from replication.draws import Draws
 
 Supervision = Literal["report", "triplets", "labels", "none"]
 HeatmapKind = Literal["native", "post hoc", "none"]
@@ -76,6 +77,8 @@ class Batch:
         triplets: ``[B, 51, 75]`` int8; -1 not mentioned, 0 absent, 1 present.
         labels: ``[B, L]`` int8 over the data set's label columns; -1 unknown.
         seed: drives every draw a loss makes (sentence choice, sampled negatives), so a step is repeatable.
+        start: place of the first image in the batch that all processes share. total: images of that batch;
+            ``None`` where this is all of it.
     """
 
     images: Tensor
@@ -83,9 +86,15 @@ class Batch:
     triplets: Tensor
     labels: Tensor
     seed: int = 0
+    start: int = 0
+    total: int | None = None
 
     def __len__(self) -> int:
         return int(self.images.shape[0])
+
+    def draws(self) -> Draws:
+        """The random numbers of a step, from their beginning."""
+        return Draws(self.seed, len(self), self.start, self.total)
 
 
 @dataclass(frozen=True)
@@ -267,8 +276,3 @@ class Method(nn.Module, ABC):
             {"params": plain, "weight_decay": 0.0},
             {"params": decayed, "weight_decay": weight_decay},
         ]
-
-
-def generator_for(batch: Batch) -> torch.Generator:
-    """A CPU generator that repeats the draws of a batch."""
-    return torch.Generator().manual_seed(batch.seed)

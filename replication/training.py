@@ -22,8 +22,9 @@ from tqdm import tqdm
 from replication.checkpoints import build_method, load_weights, save_run, save_weights
 from replication.config import OptimiserConfig, RunConfig, derived_seed
 from replication.errors import UserError
-from replication.feeding import EpochBatches, MicroBatches, check_sizes, steps_per_epoch, validation_rows
+from replication.feeding import EpochBatches, MicroBatches, check_sizes, steps_per_epoch, validation_batches
 from replication.method import Batch
+from replication.networks.shared_batch_norm import share_batch_norms
 from replication.run_folder import Position, RunFolder
 from replication.schedule import learning_rate
 
@@ -128,6 +129,8 @@ class _Run:
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
         self.method = build_method(config, text_encoder, data.label_names)
+        if self.processes > 1:
+            share_batch_norms(self.method)
         self.method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         groups: list[dict[str, Any]] = [
             group
@@ -241,18 +244,12 @@ class _Run:
         self.objective.eval()
         sums: dict[str, Any] = {}
         seen = 0
-        training, augmentation, draw = self.config.training, None, 0
-        if training.validation == "as_training":
-            augmentation, draw = training.augmentation, epoch
-        batches = validation_rows(self.data, self.config, epoch, self.rank, self.processes)
-        for index, rows in enumerate(batches):
-            seed = derived_seed("validation", self.config.seed, draw, index)
-            torch.manual_seed(seed)
-            batch = self.data.batch(rows, augmentation=augmentation, seed=seed)
+        for batch in validation_batches(self.data, self.config, epoch, self.rank, self.processes):
+            torch.manual_seed(batch.seed)
             total, parts = self.objective(self._on_device(batch))
             for name, value in {**parts, "total": total}.items():
-                sums[name] = sums.get(name, 0.0) + value.double() * len(rows)
-            seen += len(rows)
+                sums[name] = sums.get(name, 0.0) + value.double() * len(batch)
+            seen += len(batch)
         return self._means(sums, seen, f"validation, epoch {epoch}")
 
     def _end_epoch(self, epoch: int, validation: dict[str, float]) -> None:

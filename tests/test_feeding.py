@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import dataclasses
+
 import harness_doubles as doubles
-import numpy as np
 import pytest
 import torch
 
+from replication.config import AugmentationConfig
 from replication.errors import ConfigError, DataError
-from replication.feeding import EpochBatches, check_sizes, steps_per_epoch, validation_rows
+from replication.feeding import EpochBatches, check_sizes, steps_per_epoch, validation_batches
 
 DATA = doubles.prepared()
+# Every report is the name of its image.
+DATA = dataclasses.replace(DATA, reports={name: name for name in DATA.manifest["study_id"]})
 
 
 def test_accumulation_sees_the_same_images() -> None:
@@ -44,39 +48,45 @@ def test_a_step_is_the_same_whenever_it_is_asked_for() -> None:
     assert first.seed != elsewhere.seed
 
 
-def test_processes_share_a_step_without_overlap() -> None:
-    config = doubles.run_config()
-    one = EpochBatches(DATA, config, 0)
-    two = [EpochBatches(DATA, config, 0, rank, 2) for rank in (0, 1)]
-    shared = torch.cat([part[1][0].labels for part in two]).sort(0).values
-    assert torch.equal(shared, one[1][0].labels.sort(0).values)
+@pytest.mark.parametrize("kind", ["batched", "released"])
+def test_processes_share_the_images_and_the_draws_of_a_step(kind: str) -> None:
+    config = doubles.run_config(augmentation=AugmentationConfig(kind=kind, hflip="swap_labels"))
+    (whole,) = EpochBatches(DATA, config, 0)[1]
+    parts = [EpochBatches(DATA, config, 0, rank, 2)[1][0] for rank in (0, 1)]
+    assert [report for part in parts for report in part.reports] == whole.reports
+    assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+    drawn = torch.cat([part.draws().uniform(3) for part in parts])
+    assert torch.equal(drawn, whole.draws().uniform(3))
+    numbers = [each.initial_seed() for part in parts for each in part.draws().generators("words")]
+    assert numbers == [each.initial_seed() for each in whole.draws().generators("words")]
+    assert len(set(numbers)) == len(whole)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_validation_batches_cover_the_split_evenly(processes: int) -> None:
     config = doubles.run_config(batch_size=5)
-    parts = [validation_rows(DATA, config, 0, rank, processes) for rank in range(processes)]
-    sizes = [[len(rows) for rows in part] for part in parts]
+    parts = [list(validation_batches(DATA, config, 0, rank, processes)) for rank in range(processes)]
+    sizes = [[len(batch) for batch in part] for part in parts]
     assert all(size == sizes[0] for size in sizes)
     assert max(sizes[0]) - min(sizes[0]) <= 1
-    seen = np.sort(np.concatenate([rows for part in parts for rows in part]))
-    if processes == 1:
-        assert seen.tolist() == DATA.rows("val").tolist()
-    assert len(set(seen.tolist())) == len(seen)
+    seen = [name for part in parts for batch in part for name in batch.reports]
+    known = DATA.manifest["study_id"].iloc[DATA.rows("val")]
+    assert len(set(seen)) == len(seen) > len(known) - processes * len(sizes[0])
+    assert set(seen) == set(known) if processes == 1 else set(seen) <= set(known)
 
 
 def test_validation_as_in_training_changes_with_the_epoch_and_drops_the_rest() -> None:
-    def rows(validation: str, epoch: int) -> list[list[int]]:
+    def names(validation: str, epoch: int) -> list[list[str]]:
         config = doubles.run_config(batch_size=5)
         training = config.training.model_copy(update={"validation": validation})
         config = config.model_copy(update={"training": training})
-        return [part.tolist() for part in validation_rows(DATA, config, epoch)]
+        return [list(batch.reports) for batch in validation_batches(DATA, config, epoch)]
 
     images = len(DATA.rows("val"))
     assert images % 5, "the test needs an incomplete batch"
-    assert rows("fixed", 0) == rows("fixed", 1)
-    assert rows("as_training", 0) != rows("as_training", 1)
-    assert [len(part) for part in rows("as_training", 0)] == [5] * (images // 5)
+    assert names("fixed", 0) == names("fixed", 1)
+    assert names("as_training", 0) != names("as_training", 1)
+    assert [len(part) for part in names("as_training", 0)] == [5] * (images // 5)
 
 
 def test_fewer_images_than_a_batch_make_one_step() -> None:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from replication.checkpoints import build_method, load_run
 from replication.config import OptimiserConfig, RunConfig
 from replication.data.batches import PreparedData
+from replication.draws import Draws
 from replication.errors import CheckpointError, DataError, UserError
 from replication.training import Objective, make_optimiser, pretrain
 
@@ -190,9 +191,9 @@ def test_accumulation_averages_the_gradient(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(
         PreparedData,
         "batch",
-        lambda self, rows, *, augmentation, seed: original(self, 0 * rows, augmentation=None, seed=0),
+        lambda self, rows, **_: original(self, 0 * rows, augmentation=None, seed=0),
     )
-    monkeypatch.setattr(torch, "randn", lambda *size, generator: torch.zeros(*size))
+    monkeypatch.setattr(Draws, "uniform", lambda self, *shape: torch.zeros(self.count, *shape))
     monkeypatch.setattr(torch.optim.AdamW, "step", record)
     for k in (1, 2):
         train(doubles.run_config(epochs=1, dropout=0.0, accumulation=k), tmp_path / str(k))

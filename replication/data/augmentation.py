@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -36,11 +36,29 @@ class Augmented(NamedTuple):
     flipped: NDArray[np.bool_]
 
 
-def augment(images: NDArray[np.uint8], config: AugmentationConfig, seed: int) -> Augmented:
-    """Augment a batch [B, S, S]; equal arguments give equal results."""
+class Share(NamedTuple):
+    """Which images of a batch these are: from ``start``, out of ``total`` that draws are made for."""
+
+    start: int
+    total: int
+
+    def of(self, drawn: NDArray[Any], count: int) -> NDArray[Any]:
+        """The part of ``[total, ...]`` that belongs to ``count`` images of their own."""
+        return drawn[self.start : self.start + count]
+
+
+def augment(
+    images: NDArray[np.uint8], config: AugmentationConfig, seed: int, share: Share | None = None
+) -> Augmented:
+    """Augment a batch [B, S, S]; equal arguments give equal results.
+
+    Args:
+        share: the images are only a part of the batch, and come out as they would in all of it.
+    """
+    share = share or Share(0, len(images))
     if config.kind == "batched":
-        return _batched(images, config, np.random.default_rng([seed, 0xA06]))
-    return _released(images, config, seed)
+        return _batched(images, config, np.random.default_rng([seed, 0xA06]), share)
+    return _released(images, config, seed, share)
 
 
 def augment_pairs(
@@ -58,9 +76,10 @@ def augment_pairs(
             "Masks can only follow the augmentation 'batched'.", found=config.kind, allowed="batched"
         )
     rng = np.random.default_rng([seed, 0xA06])
-    maps, _ = affine_maps(len(images), config, rng)
+    share = Share(0, len(images))
+    maps, _ = affine_maps(share.total, config, rng)
     moved = _warp(masks, maps, cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP, cv2.BORDER_CONSTANT)
-    return _jitter(_warp(images, maps, _WARP, cv2.BORDER_REPLICATE), config, rng), moved
+    return _jitter(_warp(images, maps, _WARP, cv2.BORDER_REPLICATE), config, rng, share), moved
 
 
 def mirror_triplets(triplets: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -92,12 +111,12 @@ def crop_box(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def _released(images: NDArray[np.uint8], config: AugmentationConfig, seed: int) -> Augmented:
+def _released(images: NDArray[np.uint8], config: AugmentationConfig, seed: int, share: Share) -> Augmented:
     """Random resized crop (bicubic), flip and RandAugment, image by image (released pre-training)."""
     size = images.shape[-1]
     result = np.empty_like(images)
     flipped = np.zeros(len(images), dtype=bool)
-    states = np.random.SeedSequence([seed, 0xA1B]).generate_state(len(images))
+    states = share.of(np.random.SeedSequence([seed, 0xA1B]).generate_state(share.total), len(images))
     for k, (image, state) in enumerate(zip(images, states, strict=True)):
         rng = np.random.RandomState(int(state))
         top, left, height, width = crop_box(size, size, config.crop_scale, rng)
@@ -137,10 +156,13 @@ def affine_maps(
     return maps, flipped
 
 
-def _batched(images: NDArray[np.uint8], config: AugmentationConfig, rng: np.random.Generator) -> Augmented:
+def _batched(
+    images: NDArray[np.uint8], config: AugmentationConfig, rng: np.random.Generator, share: Share
+) -> Augmented:
     """One affine resampling (bilinear, borders repeated), then contrast and brightness."""
-    maps, flipped = affine_maps(len(images), config, rng)
-    return Augmented(_jitter(_warp(images, maps, _WARP, cv2.BORDER_REPLICATE), config, rng), flipped)
+    maps, flipped = (share.of(drawn, len(images)) for drawn in affine_maps(share.total, config, rng))
+    warped = _warp(images, maps, _WARP, cv2.BORDER_REPLICATE)
+    return Augmented(_jitter(warped, config, rng, share), flipped)
 
 
 def _warp(images: NDArray[np.uint8], maps: NDArray[np.float64], flags: int, border: int) -> NDArray[np.uint8]:
@@ -152,10 +174,14 @@ def _warp(images: NDArray[np.uint8], maps: NDArray[np.float64], flags: int, bord
     return warped
 
 
-def _jitter(images: NDArray[np.uint8], config: AugmentationConfig, rng: np.random.Generator) -> Tensor:
+def _jitter(
+    images: NDArray[np.uint8], config: AugmentationConfig, rng: np.random.Generator, share: Share
+) -> Tensor:
     """Contrast about each image's mean, and brightness: float32 in 0..255."""
-    drawn = rng.uniform(1 - config.jitter, 1 + config.jitter, (2, len(images))).astype(np.float32)
-    contrast, brightness = (torch.from_numpy(factor)[:, None, None] for factor in drawn)
+    drawn = rng.uniform(1 - config.jitter, 1 + config.jitter, (2, share.total)).astype(np.float32)
+    contrast, brightness = (
+        torch.from_numpy(share.of(factor, len(images)))[:, None, None] for factor in drawn
+    )
     pixels = torch.from_numpy(images).float()
     mean = pixels.mean(dim=(1, 2), keepdim=True)
     return pixels.sub_(mean).mul_(contrast * brightness).add_(mean * brightness).clamp_(0, 255)

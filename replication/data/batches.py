@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from replication.config import AugmentationConfig, Protocol
-from replication.data.augmentation import augment, mirror_triplets
+from replication.data.augmentation import Share, augment, mirror_triplets
 from replication.data.boxes import Box, boxes_from_json
 from replication.data.manifest import LABEL, check_patients, label_names, load_manifest
 from replication.data.reports import swap_sides
@@ -130,7 +130,12 @@ class PreparedData:
         return boxes_from_json(str(self.manifest["boxes"].iloc[row]))
 
     def batch(
-        self, rows: NDArray[np.int64] | Sequence[int], *, augmentation: AugmentationConfig | None, seed: int
+        self,
+        rows: NDArray[np.int64] | Sequence[int],
+        *,
+        augmentation: AugmentationConfig | None,
+        seed: int,
+        share: Share | None = None,
     ) -> Batch:
         """The images of some rows with all that is known of them.
 
@@ -138,21 +143,25 @@ class PreparedData:
             rows: row numbers, in the order wanted.
             augmentation: ``None`` for evaluation: images are normalised, nothing else.
             seed: of all draws; equal arguments give equal batches.
+            share: the rows are only a part of the batch that several processes share; their images and draws
+                are those that they would have in all of it.
         """
         rows = np.asarray(rows, dtype=np.int64)
+        share = share or Share(0, len(rows))
         pixels = np.ascontiguousarray(self.images[rows])
         triplets = self._triplets(rows)
         reports = [self.reports.get(self._studies[row], "") for row in rows]
         if augmentation is None:
             images = normalise(pixels)
         else:
-            augmented = augment(pixels, augmentation, seed)
+            augmented = augment(pixels, augmentation, seed, share)
             images = normalise(augmented.images)
             if augmentation.hflip == "swap_labels" and augmented.flipped.any():
                 flipped = augmented.flipped
                 triplets[flipped] = mirror_triplets(triplets[flipped])
                 reports = [swap_sides(t) if f else t for t, f in zip(reports, flipped, strict=True)]
-        return Batch(images, reports, torch.from_numpy(triplets), torch.from_numpy(self.labels[rows]), seed)
+        labels = torch.from_numpy(self.labels[rows])
+        return Batch(images, reports, torch.from_numpy(triplets), labels, seed, *share)
 
     def check_protocol(self, protocol: Protocol) -> None:
         """Check that these are the data a protocol speaks of, before anything is scored on them.

@@ -119,11 +119,13 @@ class TextEncoder(nn.Module):
         *,
         add_sep: bool = True,
         lowercase: bool = False,
-        padding: Literal["longest", "max_length"] = "longest",
+        padding: Literal["longest", "max_length"] | int = "longest",
     ) -> Tokens:
         """Texts -> ``[CLS] pieces [SEP]``, cut to ``max_length`` tokens and padded on the right.
 
         Args:
+            padding: to the longest of the texts, to ``max_length``, or to a number of tokens, and to the
+                longest text if that is longer.
             add_sep: ``False`` leaves ``[SEP]`` out, as the tokeniser of the released code does (audit P18).
             lowercase: lower-case before the tokeniser, whatever its own setting (audit P18).
         """
@@ -143,7 +145,8 @@ class TextEncoder(nn.Module):
         )
         end = [self._end] if add_sep else []
         rows = [[self._start, *ids[:room], *end] for ids in pieces]
-        length = max_length if padding == "max_length" else max(map(len, rows), default=1)
+        wanted = {"longest": 1, "max_length": max_length}.get(padding, padding)
+        length = max(int(wanted), max(map(len, rows), default=1))
         ids = torch.full((len(rows), length), self._pad, dtype=torch.int64)
         mask = torch.zeros((len(rows), length), dtype=torch.int64)
         for index, row in enumerate(rows):

@@ -25,6 +25,26 @@ def gather(x: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def sum_over_processes(x: Tensor) -> Tensor:
+    """The sum of every process's tensor; differentiable, and the tensor itself in one process."""
+    if processes() == 1:
+        return x
+    if x.requires_grad:
+        return functional.all_reduce(x.clone())  # type: ignore[no-untyped-call, no-any-return]
+    added = x.clone()
+    distributed.all_reduce(added)
+    return added
+
+
+def highest_of_processes(number: int) -> int:
+    """The highest of every process's number."""
+    if processes() == 1:
+        return number
+    highest = torch.tensor(number, device="cuda" if distributed.get_backend() == "nccl" else "cpu")
+    distributed.all_reduce(highest, distributed.ReduceOp.MAX)
+    return int(highest)
+
+
 def mean_where(values: Tensor, mask: Tensor, *, empty: float = 0.0) -> Tensor:
     """Mean of finite ``values`` where the boolean ``mask`` (same shape) is true, over all processes.
 

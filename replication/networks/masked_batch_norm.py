@@ -6,10 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from replication.networks.distributed import processes, sum_over_processes
+
 
 class MaskedBatchNorm(nn.Module):
     """``nn.BatchNorm1d`` over the last axis, with its parameter names, statistics of real elements only.
 
+    Elements of all processes count.
     Where there is a single element its features become the bias; where there is none, nothing is learnt and
     the running statistics stay.
     """
@@ -31,7 +34,8 @@ class MaskedBatchNorm(nn.Module):
         rows = x.flatten(0, -2)
         if self.training:
             self.num_batches_tracked.add_(1)
-        if not self.training or (mask is None and len(rows) > 1):
+        alone = processes() == 1
+        if not self.training or (alone and mask is None and len(rows) > 1):
             mean, var = self.running_mean, self.running_var
             answer = functional.batch_norm(
                 rows, mean, var, self.weight, self.bias, self.training, self.momentum, self.eps
@@ -43,11 +47,11 @@ class MaskedBatchNorm(nn.Module):
 
     def _normalise(self, rows: Tensor, present: Tensor) -> Tensor:
         """``[N, width]`` by the statistics of the rows where ``present`` ``[N, 1]`` is 1."""
-        total = present.sum()
+        total = sum_over_processes(present.sum())
         count = total.clamp_min(1)
-        mean = (rows * present).sum(dim=0) / count
+        mean = sum_over_processes((rows * present).sum(dim=0)) / count
         centred = rows - mean
-        var = (centred.square() * present).sum(dim=0) / count
+        var = sum_over_processes((centred.square() * present).sum(dim=0)) / count
         with torch.no_grad():
             step = self.momentum * (total > 0)
             self.running_mean.lerp_(mean, step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -33,8 +34,11 @@ class Masked(NamedTuple):
         return Masked(self.tokens.to(device), self.positions.to(device), self.targets.to(device))
 
 
-def mask_words(tokens: Tokens, encoder: TextEncoder, generator: torch.Generator) -> Masked:
+def mask_words(tokens: Tokens, encoder: TextEncoder, generators: Sequence[torch.Generator]) -> Masked:
     """Corrupt texts (on the CPU, so that nothing has to wait for a device).
+
+    Args:
+        generators: one for each text, so that its masks do not depend on the texts around it.
 
     Raises:
         ConfigError: the tokeniser has no mask token.
@@ -45,9 +49,11 @@ def mask_words(tokens: Tokens, encoder: TextEncoder, generator: torch.Generator)
             "The tokeniser has no mask token.", where=encoder.name, remedy="set mlm_weight to 0"
         )
     ids = tokens.input_ids
-    chosen = (torch.rand(ids.shape, generator=generator) < SHARE) & encoder.content_mask(tokens)
-    fate = torch.rand(ids.shape, generator=generator)
-    other = torch.randint(len(encoder.tokenizer), ids.shape, generator=generator)
+    # Token by token, so that they do not depend on the padding either.
+    drawn = torch.stack([torch.rand((ids.shape[1], 3), generator=each) for each in generators])
+    pick, fate, word = drawn.unbind(-1)
+    chosen = (pick < SHARE) & encoder.content_mask(tokens)
+    other = (word * len(encoder.tokenizer)).long()
     guess = torch.where(fate < 0.8, int(mask_id), torch.where(fate < 0.9, other, ids))
     positions = chosen.flatten().nonzero().squeeze(1)
     corrupted = Tokens(torch.where(chosen, guess, ids), tokens.attention_mask)

@@ -59,7 +59,7 @@ class TextTower(nn.Module):
         return next(self.parameters()).device
 
     def tokenize(
-        self, texts: Sequence[str], *, padding: Literal["longest", "max_length"] = "longest"
+        self, texts: Sequence[str], *, padding: Literal["longest", "max_length"] | int = "longest"
     ) -> Tokens:
         """Tokens of N texts on the tower's device."""
         return self.encoder.tokenize(texts, self.max_length, padding=padding).to(self.device)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from replication.draws import Draws
 from replication.networks.distributed import mean_where
 
 NegativeRule = Literal["not_one", "absent_only_then_unmentioned"]
@@ -29,9 +30,7 @@ def existence_loss(logits: Tensor, labels: Tensor, *, empty: float = 0.0) -> Ten
     return mean_where(losses, labels >= 0, empty=empty)
 
 
-def sample_negatives(
-    cells: Tensor, count: int, rule: NegativeRule, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def sample_negatives(cells: Tensor, count: int, rule: NegativeRule, draws: Draws) -> tuple[Tensor, Tensor]:
     """Draw negatives for every query, uniformly and without replacement, by the largest of random keys.
 
     Args:
@@ -45,7 +44,7 @@ def sample_negatives(
         Indices ``[B, Q, count]`` on the candidate axis, and a mask that is false where a query has fewer
         than ``count`` candidates left.
     """
-    keys = torch.rand(cells.shape, generator=generator).to(cells.device, non_blocking=True)
+    keys = draws.uniform(*cells.shape[1:]).to(cells.device, non_blocking=True)
     if rule == "absent_only_then_unmentioned":
         keys = keys + cells.eq(0)
     drawn = keys.masked_fill_(cells.eq(1), -1.0).topk(min(count, cells.shape[-1]), dim=-1, sorted=False)
@@ -64,9 +63,9 @@ def prototype_similarity(similarities: Tensor, cells: Tensor) -> Tensor:
     return (similarities * present).sum(dim=-1) / present.sum(dim=-1).clamp_min(1)
 
 
-def sample_positive(cells: Tensor, generator: torch.Generator) -> Tensor:
+def sample_positive(cells: Tensor, draws: Draws) -> Tensor:
     """``[B, Q]``: one present candidate of each query, drawn uniformly; any index where none is present."""
-    keys = torch.rand(cells.shape, generator=generator).to(cells.device, non_blocking=True)
+    keys = draws.uniform(*cells.shape[1:]).to(cells.device, non_blocking=True)
     return keys.masked_fill_(cells.ne(1), -1.0).argmax(dim=-1)
 
 

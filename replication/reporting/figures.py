@@ -16,8 +16,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from replication.files import write_whole
 from replication.reporting.provenance import footer, write_sidecar
-from replication.reporting.tables import write_atomically
 
 DPI = 200
 FOOTER_SIZE = 6.0
@@ -150,7 +150,7 @@ def save_figure(
     ):
         stream = io.BytesIO()
         figure.savefig(stream, format=suffix, dpi=DPI, metadata=metadata)
-        paths.append(write_atomically(folder / f"{name}.{suffix}", stream.getvalue()))
+        paths.append(write_whole(folder / f"{name}.{suffix}", stream.getvalue()))
     write_sidecar(
         folder,
         name,

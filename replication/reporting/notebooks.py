@@ -19,7 +19,7 @@ import papermill
 from papermill.exceptions import PapermillException, PapermillExecutionError
 
 from replication.errors import ConfigError, DataError, UserError, nearest
-from replication.reporting.tables import write_atomically
+from replication.files import write_whole
 
 SOURCES = Path(__file__).resolve().parents[2] / "notebooks"
 """The notebooks of the repository, one jupytext percent script each."""
@@ -96,7 +96,7 @@ def execute(script: Path, out: Path, parameters: Mapping[str, Any]) -> Path:
         except PapermillException as error:
             raise DataError("A notebook could not be executed.", where=script, found=error) from error
         result = normalise(json.loads(executed.read_text(encoding="utf-8")), _short_paths(parameters))
-    return write_atomically(out, json.dumps(result, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+    return write_whole(out, json.dumps(result, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
 
 
 def normalise(notebook: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, Any]:

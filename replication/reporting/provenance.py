@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from replication.reporting.tables import list_of, write_atomically
+from replication.files import write_whole
+from replication.reporting.tables import list_of
 
 HASH_DIGITS = 12
 _COLLECTED = {
@@ -60,4 +61,4 @@ def footer(provenance: dict[str, Any]) -> str:
 
 def write_sidecar(folder: Path, name: str, content: dict[str, Any]) -> Path:
     """``<name>.json`` beside a figure: title, caption and provenance."""
-    return write_atomically(folder / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return write_whole(folder / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -9,8 +9,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from replication.errors import DataError
+from replication.files import write_whole
 from replication.reporting.provenance import footer
-from replication.reporting.tables import Table, printed, write_atomically
+from replication.reporting.tables import Table, printed
 
 TABLES = (
     "zero_shot_classification",
@@ -77,7 +78,7 @@ def build_site(results: Path, tier: str) -> Path:
     page = environment.get_template("index.html").render(
         tier=tier, tables=tables, figures=figures, warnings=warnings
     )
-    return write_atomically(results / "site" / "index.html", page)
+    return write_whole(results / "site" / "index.html", page)
 
 
 def _ordered(folder: Path, pattern: str, order: tuple[str, ...]) -> list[Path]:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from replication.errors import DataError
-from replication.records import atomic
 
 MISSING = "–"
 
@@ -309,10 +308,3 @@ def list_of(names: Sequence[str], limit: int = 8) -> str:
     if len(names) <= limit:
         return ", ".join(names)
     return f"{', '.join(names[: limit - 1])} and {len(names) - limit + 1} more"
-
-
-def write_atomically(path: Path, content: str | bytes) -> Path:
-    """Write under a temporary name in the same folder, then rename: a file that exists is complete."""
-    with atomic(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path

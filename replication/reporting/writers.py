@@ -8,8 +8,9 @@ import re
 from itertools import groupby
 from pathlib import Path
 
+from replication.files import write_whole
 from replication.reporting.provenance import footer
-from replication.reporting.tables import Table, printed, write_atomically
+from replication.reporting.tables import Table, printed
 
 CSV_COLUMNS = (
     "group",
@@ -85,9 +86,7 @@ def write_table(table: Table, folder: Path) -> list[Path]:
         "tex": as_latex(table),
         "json": table.to_json(),
     }
-    return [
-        write_atomically(folder / f"{table.name}.{suffix}", content) for suffix, content in formats.items()
-    ]
+    return [write_whole(folder / f"{table.name}.{suffix}", content) for suffix, content in formats.items()]
 
 
 def as_csv(table: Table) -> str:

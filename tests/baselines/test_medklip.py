@@ -11,6 +11,7 @@ from doubles import batch, ingredients, triplets
 from torch.nn import functional
 
 from baselines.medklip import EXCLUDED, MedKLIP, MedKLIPSettings, released_keys
+from replication.draws import Draws
 from replication.errors import CheckpointError
 from replication.knowledge.vocabulary import PATHOLOGIES
 from replication.method import Finding
@@ -33,9 +34,9 @@ def test_position_loss_equals_its_twin(kind: str) -> None:
     torch.manual_seed(0)
     cells, book = triplets(2).transpose(1, 2), torch.randn(51, 12)
     features = torch.randn(2, 75, 12, requires_grad=True)
-    generator = torch.Generator().manual_seed(1)
-    positive = sample_positive(cells, generator)
-    negatives, valid = sample_negatives(cells, 7, "not_one", generator)
+    draws = Draws(1, len(cells))
+    positive = sample_positive(cells, draws)
+    negatives, valid = sample_negatives(cells, 7, "not_one", draws)
     values = []
     for b in range(2):
         for q in range(75):

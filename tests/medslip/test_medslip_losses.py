@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from medslip import losses
+from replication.draws import Draws
 from replication.networks.triplet_losses import sample_negatives
 
 
@@ -42,7 +43,7 @@ def test_protocl_equals_its_twin(stream: str) -> None:
     queries, rows = cells.shape[1:]
     features, book = torch.randn(2, queries, 8, requires_grad=True), 0.5 * torch.randn(rows, 24)
     projection = nn.Linear(8, 24)
-    negatives, valid = sample_negatives(cells, 7, "not_one", torch.Generator().manual_seed(1))
+    negatives, valid = sample_negatives(cells, 7, "not_one", Draws(1, len(cells)))
     expected = literal_protocl(features, projection, book, cells, negatives)
     similarities = features @ (book @ projection.weight).T + book @ projection.bias
     ours = losses.protocl(similarities, cells, negatives, valid)
@@ -73,7 +74,7 @@ def test_icl_equals_its_twin() -> None:
 def test_a_batch_with_nothing_to_say() -> None:
     cells = torch.full((2, 51, 75), -1, dtype=torch.int8)
     logits = torch.randn(2, 51, 75, requires_grad=True)
-    negatives, valid = sample_negatives(cells, 7, "not_one", torch.Generator().manual_seed(1))
+    negatives, valid = sample_negatives(cells, 7, "not_one", Draws(1, len(cells)))
     total = losses.icl(logits, cells) + losses.protocl(logits, cells, negatives, valid)
     (gradient,) = torch.autograd.grad(total, logits)
     assert total.item() == 0
@@ -98,7 +99,7 @@ def test_no_tensor_of_all_pairs_and_text_features() -> None:
     cells = triplets(4)
     features, book, projection = torch.randn(4, 51, 64), torch.randn(75, 768), nn.Linear(64, 768)
     with Watch():
-        negatives, valid = sample_negatives(cells, 7, "not_one", torch.Generator().manual_seed(1))
+        negatives, valid = sample_negatives(cells, 7, "not_one", Draws(1, len(cells)))
         similarities = features @ (book @ projection.weight).T + book @ projection.bias
         losses.protocl(similarities, cells, negatives, valid)
         losses.icl(losses.icl_logits(features, torch.randn(4, 75, 64), 1.0), cells)

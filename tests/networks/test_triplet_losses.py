@@ -9,6 +9,7 @@ import torch
 from doubles import triplets
 from torch.nn import functional
 
+from replication.draws import Draws
 from replication.networks.triplet_losses import (
     candidate_loss,
     existence_labels,
@@ -52,7 +53,7 @@ def test_existence_labels_and_loss() -> None:
 @pytest.mark.parametrize("rule", ["not_one", "absent_only_then_unmentioned"])
 def test_negatives_are_distinct_and_never_present(rule: str) -> None:
     cells = triplets(4)
-    index, valid = sample_negatives(cells, 7, rule, torch.Generator().manual_seed(0))
+    index, valid = sample_negatives(cells, 7, rule, Draws(0, len(cells)))
     assert index.shape == valid.shape == (4, 51, 7)
     assert valid.all()
     assert (cells.gather(-1, index) != 1).all()
@@ -66,7 +67,7 @@ def test_the_rules_differ_in_what_they_draw_from() -> None:
     absent_drawn = {"not_one": 0, "absent_only_then_unmentioned": 0}
     for rule in absent_drawn:
         for seed in range(200):
-            index, _ = sample_negatives(cells, 7, rule, torch.Generator().manual_seed(seed))
+            index, _ = sample_negatives(cells, 7, rule, Draws(seed, len(cells)))
             absent_drawn[rule] += int((cells.gather(-1, index) == 0).sum())
     assert absent_drawn["absent_only_then_unmentioned"] == 3 * 200
     assert absent_drawn["not_one"] == pytest.approx(200 * 3 * 7 / 50, rel=0.25)
@@ -75,20 +76,20 @@ def test_the_rules_differ_in_what_they_draw_from() -> None:
 def test_negatives_are_uniform_and_repeatable() -> None:
     cells = torch.full((400, 1, 10), -1, dtype=torch.int8)
     cells[..., 3] = 1
-    index, _ = sample_negatives(cells, 3, "not_one", torch.Generator().manual_seed(0))
+    index, _ = sample_negatives(cells, 3, "not_one", Draws(0, len(cells)))
     counts = torch.bincount(index.flatten(), minlength=10).tolist()
     assert counts[3] == 0
     assert all(
         abs(count - 400 * 3 / 9) < 5 * math.sqrt(400 * 3 / 9) for i, count in enumerate(counts) if i != 3
     )
-    again, _ = sample_negatives(cells, 3, "not_one", torch.Generator().manual_seed(0))
+    again, _ = sample_negatives(cells, 3, "not_one", Draws(0, len(cells)))
     assert torch.equal(index, again)
 
 
 def test_too_few_negatives_are_marked() -> None:
     cells = torch.ones((1, 1, 10), dtype=torch.int8)
     cells[..., 4:6] = -1
-    index, valid = sample_negatives(cells, 7, "not_one", torch.Generator().manual_seed(0))
+    index, valid = sample_negatives(cells, 7, "not_one", Draws(0, len(cells)))
     assert valid.sum() == 2
     assert set(index[valid].tolist()) == {4, 5}
     loss = candidate_loss(torch.zeros(1, 1), torch.zeros(1, 1, 7), valid, torch.ones(1, 1, dtype=torch.bool))
@@ -98,7 +99,7 @@ def test_too_few_negatives_are_marked() -> None:
 def test_positive_is_a_present_cell_drawn_uniformly() -> None:
     cells = torch.full((600, 1, 6), -1, dtype=torch.int8)
     cells[..., [1, 4]] = 1
-    drawn = sample_positive(cells, torch.Generator().manual_seed(0))
+    drawn = sample_positive(cells, Draws(0, len(cells)))
     assert set(drawn.unique().tolist()) == {1, 4}
     assert 240 < (drawn == 1).sum() < 360
 
