@@ -54,23 +54,51 @@ def _execute(command: list[str], workspace: Workspace, *, dry_run: bool) -> int:
     return run_with_progress(command, workspace, environment_for_jobs())
 
 
+def _measure(workspace: Workspace, chosen: list[Run]) -> None:
+    """Probe each method once; what cannot be tried is said."""
+    from replication.workflow.probe import probe_all
+    from replication.workflow.speed import keep_speeds
+
+    for label, outcome in probe_all(workspace, chosen):
+        if isinstance(outcome, UserError):
+            typer.echo(f"{label}: not measured\n{outcome}", err=True)
+        else:
+            typer.echo(f"{label}: {outcome.images_per_second:.2f} images/s ({outcome.source})", err=True)
+            keep_speeds(workspace, [outcome])
+
+
 @app.command()
 def run(
     tier: Tier = "smoke",
     only: Only = None,
     seed: Seeds = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the jobs, run none")] = False,
-    cores: Annotated[int, typer.Option(min=1, help="jobs side by side")] = 2,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the plan: jobs, missing data, disk, time; run nothing")
+    ] = False,
+    jobs: Annotated[bool, typer.Option("--jobs", help="with --dry-run: Snakemake's list of jobs")] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="with --dry-run: time some steps of each method on this machine")
+    ] = False,
+    images_per_second: Annotated[
+        list[str] | None,
+        typer.Option(help="with --dry-run: METHOD=N, or a CSV file like speed.csv; may be repeated"),
+    ] = None,
+    cores: Annotated[
+        int | None, typer.Option(min=1, help="jobs side by side; 2, or the profile's, if left out")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Snakemake profile: laptop, slurm, or a folder of your own")
+    ] = None,
     work: Work = DEFAULT_WORK,
     results: Results = DEFAULT_RESULTS,
 ) -> None:
     """Run the whole replication of a tier; what is done already is not done again."""
     from replication.workflow.stages import write_stages
-    from replication.workflow.steps import snakemake_command
+    from replication.workflow.steps import environment_for_jobs, snakemake_command
 
     workspace = Workspace.open(tier, work, results, seed or [])
     labels = _names(only)
-    runs(workspace.tier, labels)
+    chosen = runs(workspace.tier, labels)
     command = snakemake_command(
         workspace,
         work=work,
@@ -78,9 +106,19 @@ def run(
         tier=tier,
         only=labels,
         cores=cores,
+        profile=profile,
         dry_run=dry_run,
         seeds=seed or [],
     )
+    if dry_run and not jobs:
+        from replication.workflow.overview import job_counts, overview
+        from replication.workflow.speed import known_speeds
+
+        if measure:
+            _measure(workspace, chosen)
+        speeds = known_speeds(workspace, images_per_second or [])
+        typer.echo(overview(workspace, chosen, job_counts(command, environment_for_jobs()), speeds))
+        return
     status = _execute(command, workspace, dry_run=dry_run)
     if dry_run:
         raise SystemExit(status)
@@ -355,10 +393,10 @@ def doctor(tier: Tier = "smoke", work: Work = DEFAULT_WORK, results: Results = D
 
     findings = examine(Workspace.open(tier, work, results))
     for finding in findings:
-        typer.echo(f"{'ok  ' if finding.fine else 'MEND'}  {finding.what}: {finding.state}")
-        if not finding.fine:
-            typer.echo(f"      {finding.remedy}")
-    raise SystemExit(0 if all(finding.fine for finding in findings) else 1)
+        typer.echo(f"{finding.status:7}  {finding.what}: {finding.state}")
+        if finding.remedy:
+            typer.echo(f"         {finding.remedy}")
+    raise SystemExit(0 if all(finding.status == "ok" for finding in findings) else 1)
 
 
 @checkpoint_app.command("inspect")

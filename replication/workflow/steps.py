@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replication.config import Protocol, RunConfig, load_protocol
-from replication.errors import ConfigError, DataError
+from replication.errors import ConfigError, DataError, nearest
 from replication.workflow.plan import (
     Run,
     Workspace,
@@ -315,12 +315,18 @@ def snakemake_command(
     results: Path,
     tier: str,
     only: Iterable[str],
-    cores: int,
+    cores: int | None,
     dry_run: bool,
     target: str = "all",
     seeds: Iterable[int] = (),
+    profile: str | None = None,
 ) -> list[str]:
-    """The Snakemake call behind ``replicate run`` and ``replicate search``."""
+    """The Snakemake call behind ``replicate run`` and ``replicate search``.
+
+    Args:
+        cores: jobs side by side; ``None`` is two, or what the profile says.
+        profile: see ``profile_folder``.
+    """
     import sys
 
     return [
@@ -332,8 +338,8 @@ def snakemake_command(
         str(Path(__file__).with_name("Snakefile")),
         "--directory",
         str(Path.cwd()),
-        "--cores",
-        str(cores),
+        *(["--profile", str(profile_folder(profile))] if profile else []),
+        *(["--cores", str(cores or 2)] if cores or not profile else []),
         "--rerun-incomplete",
         "--rerun-triggers",
         "mtime",
@@ -348,6 +354,25 @@ def snakemake_command(
         f"only={','.join(only)}",
         f"seeds={','.join(map(str, seeds))}",
     ]
+
+
+def profile_folder(name_or_path: str) -> Path:
+    """A Snakemake profile of the suite by name, or a folder of the user's own.
+
+    Raises:
+        ConfigError: no such profile.
+    """
+    own, ours = Path(name_or_path), Path(__file__).with_name("profiles")
+    for folder in (ours / name_or_path, own):
+        if (folder / "config.yaml").is_file():
+            return folder.resolve()
+    known = sorted(path.parent.name for path in ours.glob("*/config.yaml"))
+    raise ConfigError(
+        "No such profile of Snakemake.",
+        found=name_or_path,
+        allowed=f"{', '.join(known)}, or a folder with a config.yaml",
+        remedy=nearest(name_or_path, known),
+    )
 
 
 def environment_for_jobs() -> dict[str, str]:
