@@ -46,8 +46,8 @@ def _names(only: list[str] | None) -> list[str]:
 
 def _execute(command: list[str], workspace: Workspace, *, dry_run: bool) -> int:
     """Run Snakemake with its own listing of jobs, or with our progress; its exit status."""
+    from replication.workflow.engine import environment_for_jobs
     from replication.workflow.progress import run_with_progress
-    from replication.workflow.steps import environment_for_jobs
 
     if dry_run:
         return subprocess.run(command, env=environment_for_jobs(), check=False).returncode
@@ -93,14 +93,13 @@ def run(
     results: Results = DEFAULT_RESULTS,
 ) -> None:
     """Run the whole replication of a tier; what is done already is not done again."""
+    from replication.workflow.engine import environment_for_jobs, snakemake_command
     from replication.workflow.stages import write_stages
-    from replication.workflow.steps import environment_for_jobs, snakemake_command
 
     workspace = Workspace.open(tier, work, results, seed or [])
     labels = _names(only)
     chosen = runs(workspace.tier, labels)
     command = snakemake_command(
-        workspace,
         work=work,
         results=results,
         tier=tier,
@@ -142,8 +141,8 @@ def search(
     results: Results = DEFAULT_RESULTS,
 ) -> None:
     """Try every learning rate of a tier on every method; validation images judge. Writes search.csv."""
+    from replication.workflow.engine import snakemake_command
     from replication.workflow.search import collect_trials, run_trial, trials
-    from replication.workflow.steps import snakemake_command
 
     workspace = Workspace.open(tier, work, results)
     labels = _names(only)
@@ -157,7 +156,6 @@ def search(
         typer.echo(collect_trials(workspace, labels))
         return
     command = snakemake_command(
-        workspace,
         work=work,
         results=results,
         tier=tier,
@@ -197,10 +195,16 @@ def list_things(
 def text_encoder(
     tier: Tier = "smoke", threads: Threads = 1, work: Work = DEFAULT_WORK, results: Results = DEFAULT_RESULTS
 ) -> None:
-    """Train the offline text encoder on the reports of the pre-training split."""
+    """Train the tier's text encoder on its reports; or fetch the pre-trained ones, as safetensors."""
+    from replication.workflow import text_encoders
     from replication.workflow.steps import train_text_encoder
 
-    typer.echo(train_text_encoder(Workspace.open(tier, work, results), threads=threads))
+    workspace = Workspace.open(tier, work, results)
+    if workspace.tier.text.kind == "tiny-bert":
+        typer.echo(train_text_encoder(workspace, threads=threads))
+        return
+    for path in text_encoders.fetch(workspace):
+        typer.echo(path)
 
 
 def _selected(

@@ -12,7 +12,6 @@ from pathlib import Path
 import psutil
 from packaging.requirements import Requirement
 
-from replication.config import digest
 from replication.errors import UserError
 from replication.workflow.doctor_inputs import data, image_weights, text_encoders
 from replication.workflow.estimate import disk
@@ -92,7 +91,9 @@ def _machine(workspace: Workspace) -> Iterable[Finding]:
 
 
 def _disk(workspace: Workspace) -> Finding:
-    needed = disk(workspace, runs(workspace.tier)).total - _occupied(workspace.work) - _occupied(workspace.results)
+    needed = (
+        disk(workspace, runs(workspace.tier)).total - _occupied(workspace.work) - _occupied(workspace.results)
+    )
     free = shutil.disk_usage(_existing(workspace.work)).free
     state = f"{free / GIB:.1f} GiB free, at most {max(needed, 0) / GIB:.1f} GiB still needed"
     return judged("disk", state, free > needed, "free some space, or name another folder with --work")
@@ -112,9 +113,12 @@ def _writable(path: Path) -> Finding:
 
 
 def _configurations(workspace: Workspace) -> Iterable[Finding]:
+    """That every run can be configured."""
+    wrong = []
     for run in runs(workspace.tier):
         try:
-            yield Finding(f"run {run.key}", digest(run_config(workspace, run))[:12], "ok")
+            run_config(workspace, run)
         except UserError as error:
             state = str(error).replace("\n", ";")
-            yield Finding(f"run {run.key}", state, "wrong", "correct the tier or the recipe")
+            wrong.append(Finding(f"run {run.key}", state, "wrong", "correct the tier or the recipe"))
+    return wrong or [Finding("runs", f"{len(runs(workspace.tier))} configured", "ok")]

@@ -16,6 +16,7 @@ from replication.networks.clip_trunk import HUB_FILE, OPENAI
 from replication.registry import dataset_reader
 from replication.workflow.finding import Finding, judged
 from replication.workflow.plan import Workspace, datasets, protocols, run_config, runs, split_rule
+from replication.workflow.text_encoders import local_copy, names
 
 
 def data(workspace: Workspace) -> Iterable[Finding]:
@@ -29,8 +30,9 @@ def data(workspace: Workspace) -> Iterable[Finding]:
         elif workspace.raw(dataset).exists():
             yield from _raw(workspace, dataset)
         else:
-            remedy = f"link the folder of the data set to {workspace.raw(dataset)}; where to get it says `replicate run"
-            yield Finding(what, "missing", "missing", f"{remedy} --tier {workspace.source} --dry-run`")
+            link = f"link the folder of the data set to {workspace.raw(dataset)}"
+            plan = f"`replicate run --tier {workspace.source} --dry-run` says where to get it"
+            yield Finding(what, "missing", "missing", f"{link}; {plan}")
 
 
 def _raw(workspace: Workspace, dataset: str) -> Iterable[Finding]:
@@ -77,25 +79,21 @@ def _prepared(workspace: Workspace, dataset: str) -> Finding:
 
 
 def text_encoders(workspace: Workspace) -> Iterable[Finding]:
-    """Each pre-trained text encoder of the tier's runs: a folder, or in the cache of Hugging Face."""
-    texts = [run_config(workspace, run).text for run in runs(workspace.tier)]
-    for name in dict.fromkeys(text.name_or_path for text in texts if text.kind == "pretrained"):
-        yield _text_encoder(name)
-
-
-def _text_encoder(name: str) -> Finding:
-    what = f"text encoder {name}"
-    if Path(name).is_dir():
-        absent = [file for file in ("config.json", "model.safetensors") if not (Path(name) / file).is_file()]
-        state = f"the folder lacks {', '.join(absent)}" if absent else "there"
-        return judged(what, state, not absent, "save model and tokeniser there as safetensors")
-    if cached(name, "model.safetensors"):
-        return Finding(what, "in the cache", "ok")
-    remedy = f"where there is a network: hf download {name}"
-    if cached(name, "pytorch_model.bin"):
-        remedy = "load it and save model and tokeniser as safetensors, see docs/paper-tier.md"
-        return Finding(what, "in the cache, but only as pytorch_model.bin", "wrong", remedy)
-    return Finding(what, "not in the cache", "missing", remedy)
+    """Each pre-trained text encoder of the tier's runs: a folder, a local copy, or in the hub's cache."""
+    for name in names(workspace):
+        what, copy = f"text encoder {name}", local_copy(workspace, name)
+        fetch = f"where there is a network: replicate text-encoder --tier {workspace.source}"
+        if copy.is_dir() or Path(name).is_dir():
+            folder = copy if copy.is_dir() else Path(name)
+            absent = [file for file in ("config.json", "model.safetensors") if not (folder / file).is_file()]
+            state = f"{folder} lacks {', '.join(absent)}" if absent else "there"
+            yield judged(what, state, not absent, fetch)
+        elif cached(name, "model.safetensors"):
+            yield Finding(what, "in the cache", "ok")
+        elif cached(name, "pytorch_model.bin"):
+            yield Finding(what, "in the cache, but only as pytorch_model.bin", "wrong", fetch)
+        else:
+            yield Finding(what, "not in the cache", "missing", fetch)
 
 
 def cached(repository: str, file: str) -> bool:
@@ -116,7 +114,9 @@ def _image_weights(architecture: str, weights: str) -> Finding:
     path = Path(weights)
     if path.suffix in {".pth", ".pt", ".safetensors"}:
         state = "there" if path.is_file() else "the file is not there"
-        return judged(what, state, path.is_file(), "give the path of the weights in the tier's trunk", "missing")
+        return judged(
+            what, state, path.is_file(), "give the path of the weights in the tier's trunk", "missing"
+        )
     if weights == "OPENAI":
         repository = OPENAI[architecture]
         there = cached(repository, HUB_FILE)

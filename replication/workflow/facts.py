@@ -64,7 +64,11 @@ def extent(workspace: Workspace, dataset: str) -> Extent | None:
     if record.is_file():
         values = json.loads(record.read_text(encoding="utf-8"))
         return Extent(
-            values["images"], values["counts"].get("train", 0), values.get("masks", 0), values["images"], "prepared"
+            values["images"],
+            values["counts"].get("train", 0),
+            values.get("masks", 0),
+            values["images"],
+            "prepared",
         )
     phantom = workspace.tier.phantom
     if phantom is not None:

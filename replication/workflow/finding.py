@@ -10,7 +10,7 @@ Status = Literal["ok", "missing", "wrong"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; what is ``missing`` has to be brought, what is ``wrong`` to be changed."""
+    """One thing: ``missing`` has to be brought, ``wrong`` to be changed, and ``remedy`` says how."""
 
     what: str
     state: str

@@ -1,4 +1,4 @@
-"""What each kind of job needs: cores, memory, time, an accelerator. The Snakefile and `doctor` read it here."""
+"""What each kind of job needs: cores, memory, time, an accelerator. For the Snakefile and `doctor`."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def probe(config: RunConfig, *, threads: int, steps: int = _STEPS) -> Speed:
 
 
 def random_data(images: int, size: int, *, seed: int) -> PreparedData:
-    """Prepared data of noise: ``size`` pixels a side, a report of some sentences and a triplet matrix each."""
+    """Prepared data of noise: ``size`` pixels a side, with a report and a triplet matrix each."""
     rng = np.random.default_rng(seed)
     rows = np.arange(images)
     names = [f"noise{row:04d}" for row in rows]

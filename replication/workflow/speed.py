@@ -66,7 +66,9 @@ def _positive(value: object, where: str) -> float:
 def _read(path: Path) -> list[Speed]:
     allowed = "METHOD=N, or a CSV file with the columns label, recipe, images_per_second, device, threads"
     if not path.is_file():
-        raise ConfigError("No such table of speeds.", where="--images-per-second", found=path, allowed=allowed)
+        raise ConfigError(
+            "No such table of speeds.", where="--images-per-second", found=path, allowed=allowed
+        )
     table = pd.read_csv(path)
     needed = ["label", "recipe", "images_per_second", "device", "threads"]
     if missing := [name for name in needed if name not in table.columns]:
@@ -106,7 +108,9 @@ def finished_speeds(workspace: Workspace) -> list[Speed]:
         if done.get("images"):
             rate = float(done["images_per_second"])
             found.append(
-                Speed(run.label, run.recipe, rate, str(done["device"]), int(done["threads"]), f"run {run.key}")
+                Speed(
+                    run.label, run.recipe, rate, str(done["device"]), int(done["threads"]), f"run {run.key}"
+                )
             )
     return found
 

@@ -6,14 +6,13 @@ Imports of the heavy parts are inside the functions, so that a job loads only wh
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replication.config import Protocol, RunConfig, load_protocol
-from replication.errors import ConfigError, DataError, nearest
+from replication.errors import ConfigError, DataError
 from replication.workflow.plan import (
     Run,
     Workspace,
@@ -131,11 +130,12 @@ def train_text_encoder(workspace: Workspace, *, threads: int = 1, progress: bool
 def load_text_encoder(workspace: Workspace, run: Run) -> TextEncoder:
     """The text encoder of a run: the one trained in the pipeline, or a pre-trained one by id or path."""
     from replication.knowledge.text_encoder import TextEncoder
+    from replication.workflow import text_encoders
 
     text = run_config(workspace, run).text
     if text.kind == "tiny-bert":
         return TextEncoder.from_pretrained(workspace.text, local_files_only=True)
-    return TextEncoder.from_pretrained(text.name_or_path)
+    return text_encoders.load(workspace, text.name_or_path)
 
 
 def configured(workspace: Workspace, run: Run, data: PreparedData, text_encoder: TextEncoder) -> RunConfig:
@@ -306,75 +306,3 @@ def convert_released(
     report = method.load_released(path)
     save_run(out, method, config, text_encoder, labels, {"released": path.name, "mapped": len(report.mapped)})
     return report
-
-
-def snakemake_command(
-    workspace: Workspace,
-    *,
-    work: Path,
-    results: Path,
-    tier: str,
-    only: Iterable[str],
-    cores: int | None,
-    dry_run: bool,
-    target: str = "all",
-    seeds: Iterable[int] = (),
-    profile: str | None = None,
-) -> list[str]:
-    """The Snakemake call behind ``replicate run`` and ``replicate search``.
-
-    Args:
-        cores: jobs side by side; ``None`` is two, or what the profile says.
-        profile: see ``profile_folder``.
-    """
-    import sys
-
-    return [
-        sys.executable,
-        "-m",
-        "snakemake",
-        target,
-        "--snakefile",
-        str(Path(__file__).with_name("Snakefile")),
-        "--directory",
-        str(Path.cwd()),
-        *(["--profile", str(profile_folder(profile))] if profile else []),
-        *(["--cores", str(cores or 2)] if cores or not profile else []),
-        "--rerun-incomplete",
-        "--rerun-triggers",
-        "mtime",
-        "params",
-        "input",
-        "--keep-going",
-        *(["--dry-run", "--printshellcmds"] if dry_run else ["--quiet", "rules"]),
-        "--config",
-        f"tier={tier}",
-        f"work={work}",
-        f"results={results}",
-        f"only={','.join(only)}",
-        f"seeds={','.join(map(str, seeds))}",
-    ]
-
-
-def profile_folder(name_or_path: str) -> Path:
-    """A Snakemake profile of the suite by name, or a folder of the user's own.
-
-    Raises:
-        ConfigError: no such profile.
-    """
-    own, ours = Path(name_or_path), Path(__file__).with_name("profiles")
-    for folder in (ours / name_or_path, own):
-        if (folder / "config.yaml").is_file():
-            return folder.resolve()
-    known = sorted(path.parent.name for path in ours.glob("*/config.yaml"))
-    raise ConfigError(
-        "No such profile of Snakemake.",
-        found=name_or_path,
-        allowed=f"{', '.join(known)}, or a folder with a config.yaml",
-        remedy=nearest(name_or_path, known),
-    )
-
-
-def environment_for_jobs() -> dict[str, str]:
-    """The environment of jobs: one thread for numerical libraries, so that parallel jobs do not compete."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
