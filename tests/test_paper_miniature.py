@@ -1,7 +1,7 @@
 """The paper tier in small: real formats, published recipes and full-size networks, from raw files to tables.
 
-ResNet-50 at 224 pixels starts from a file in torchvision's cache, text encoders of BERT-base's size from a folder and from
-a local copy of one that the hub has; all of them have random weights.
+ResNet-50 at 224 pixels starts from a file in torchvision's cache, text encoders of BERT-base's size from a
+folder and from the local copy of one of the hub's; all of them have random weights.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from replication.knowledge.descriptions import load_descriptions
@@ -33,6 +35,6 @@ def random_text_encoder(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = BertModel(config, add_pooling_layer=False)
+        model: Any = BertModel(config, add_pooling_layer=False)
     tokenizer = make_tokenizer(pieces, config.max_position_embeddings)
     return TextEncoder(model.eval(), tokenizer, f"random BERT of {layers} layers of width {hidden}")

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import psutil
 from packaging.requirements import Requirement
 
 from replication.errors import UserError
@@ -79,7 +78,7 @@ def _machine(workspace: Workspace) -> Iterable[Finding]:
     elsewhere = "use a larger machine, or run the jobs on a cluster (--profile slurm)"
     cores = os.cpu_count() or 1
     yield judged("cores", f"{cores}, {threads} for one job", cores >= threads, elsewhere)
-    total = psutil.virtual_memory().total
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     state = f"{total / GIB:.0f} GiB, {memory / GIB:.0f} GiB for one job"
     yield judged("memory", state, total >= memory, elsewhere)
     if any(need.gpu for need in wanted.values()):
