@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from replication.cli_checkpoint import checkpoint_app
 from replication.cli_data import data_app
 from replication.cli_options import (
     DEFAULT_RESULTS,
@@ -17,14 +17,17 @@ from replication.cli_options import (
     AllowLeaks,
     AsJson,
     Only,
+    RecipeName,
     Results,
     Seeds,
     Threads,
     Tier,
     Work,
+    labels_of,
 )
+from replication.cli_run import run, search
 from replication.errors import ConfigError, UserError, nearest
-from replication.workflow.plan import Run, Workspace, runs, transfer_tasks
+from replication.workflow.plan import Run, Workspace, transfer_tasks
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,107 +36,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     help=__doc__,
 )
-checkpoint_app = typer.Typer(
-    no_args_is_help=True, help="Released weights: inspect, convert, check agreement.", rich_markup_mode=None
-)
 app.add_typer(data_app, name="data")
 app.add_typer(checkpoint_app, name="checkpoint")
-
-
-def _names(only: list[str] | None) -> list[str]:
-    return [label for item in only or [] for label in item.split(",") if label]
-
-
-def _execute(command: list[str], workspace: Workspace, *, dry_run: bool) -> int:
-    """Run Snakemake with its own listing of jobs, or with our progress; its exit status."""
-    from replication.workflow.progress import run_with_progress
-    from replication.workflow.steps import environment_for_jobs
-
-    if dry_run:
-        return subprocess.run(command, env=environment_for_jobs(), check=False).returncode
-    return run_with_progress(command, workspace, environment_for_jobs())
-
-
-@app.command()
-def run(
-    tier: Tier = "smoke",
-    only: Only = None,
-    seed: Seeds = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the jobs, run none")] = False,
-    cores: Annotated[int, typer.Option(min=1, help="jobs side by side")] = 2,
-    work: Work = DEFAULT_WORK,
-    results: Results = DEFAULT_RESULTS,
-) -> None:
-    """Run the whole replication of a tier; what is done already is not done again."""
-    from replication.workflow.stages import write_stages
-    from replication.workflow.steps import snakemake_command
-
-    workspace = Workspace.open(tier, work, results, seed or [])
-    labels = _names(only)
-    runs(workspace.tier, labels)
-    command = snakemake_command(
-        workspace,
-        work=work,
-        results=results,
-        tier=tier,
-        only=labels,
-        cores=cores,
-        dry_run=dry_run,
-        seeds=seed or [],
-    )
-    status = _execute(command, workspace, dry_run=dry_run)
-    if dry_run:
-        raise SystemExit(status)
-    if status == 0:
-        if taken := write_stages(workspace):
-            typer.echo(taken)
-        typer.echo(f"done: {workspace.results}/site/index.html, tables/, figures/, notebooks/, rows.parquet")
-    raise SystemExit(status)
-
-
-@app.command()
-def search(
-    tier: Tier = "phantom",
-    only: Only = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the jobs, run none")] = False,
-    cores: Annotated[int, typer.Option(min=1, help="jobs side by side")] = 2,
-    trial: Annotated[str | None, typer.Option(help="run this trial alone, e.g. medslip.lr0.002")] = None,
-    collect: Annotated[bool, typer.Option("--collect", help="only write the table of trials")] = False,
-    threads: Threads = 1,
-    work: Work = DEFAULT_WORK,
-    results: Results = DEFAULT_RESULTS,
-) -> None:
-    """Try every learning rate of a tier on every method; validation images judge. Writes search.csv."""
-    from replication.workflow.search import collect_trials, run_trial, trials
-    from replication.workflow.steps import snakemake_command
-
-    workspace = Workspace.open(tier, work, results)
-    labels = _names(only)
-    known = {one.key: one for one in trials(workspace, labels)}
-    if trial is not None:
-        if trial not in known:
-            raise ConfigError("No such trial.", found=trial, remedy=nearest(trial, known))
-        typer.echo(run_trial(workspace, known[trial], threads=threads))
-        return
-    if collect:
-        typer.echo(collect_trials(workspace, labels))
-        return
-    command = snakemake_command(
-        workspace,
-        work=work,
-        results=results,
-        tier=tier,
-        only=labels,
-        cores=cores,
-        dry_run=dry_run,
-        target="search",
-    )
-    status = _execute(command, workspace, dry_run=dry_run)
-    if dry_run:
-        raise SystemExit(status)
-    if status == 0:
-        typer.echo((workspace.results / "search.csv").read_text(encoding="utf-8").rstrip())
-    raise SystemExit(status)
+app.command()(run)
+app.command()(search)
 
 
 @app.command("list")
@@ -159,10 +65,16 @@ def list_things(
 def text_encoder(
     tier: Tier = "smoke", threads: Threads = 1, work: Work = DEFAULT_WORK, results: Results = DEFAULT_RESULTS
 ) -> None:
-    """Train the offline text encoder on the reports of the pre-training split."""
+    """Train the tier's text encoder on its reports; or fetch the pre-trained ones, as safetensors."""
+    from replication.workflow import text_encoders
     from replication.workflow.steps import train_text_encoder
 
-    typer.echo(train_text_encoder(Workspace.open(tier, work, results), threads=threads))
+    workspace = Workspace.open(tier, work, results)
+    if workspace.tier.text.kind == "tiny-bert":
+        typer.echo(train_text_encoder(workspace, threads=threads))
+        return
+    for path in text_encoders.fetch(workspace):
+        typer.echo(path)
 
 
 def _selected(
@@ -180,7 +92,6 @@ def _selected(
 Method = Annotated[str | None, typer.Argument(help="METHOD or METHOD/VARIANT")]
 RunKey = Annotated[str | None, typer.Option("--run", help="METHOD[~VARIANT].RECIPE.seedN, instead of METHOD")]
 Seed = Annotated[int | None, typer.Option(help="one seed; all of the tier if left out")]
-RecipeName = Annotated[str | None, typer.Option(help="published or matched; the tier's if left out")]
 
 
 @app.command()
@@ -284,7 +195,7 @@ def rows(
     """Collect the measured rows of a tier into rows.parquet."""
     from replication.workflow.steps import collect_rows
 
-    typer.echo(collect_rows(Workspace.open(tier, work, results, seed or []), _names(only)))
+    typer.echo(collect_rows(Workspace.open(tier, work, results, seed or []), labels_of(only)))
 
 
 @app.command()
@@ -355,49 +266,10 @@ def doctor(tier: Tier = "smoke", work: Work = DEFAULT_WORK, results: Results = D
 
     findings = examine(Workspace.open(tier, work, results))
     for finding in findings:
-        typer.echo(f"{'ok  ' if finding.fine else 'MEND'}  {finding.what}: {finding.state}")
-        if not finding.fine:
-            typer.echo(f"      {finding.remedy}")
-    raise SystemExit(0 if all(finding.fine for finding in findings) else 1)
-
-
-@checkpoint_app.command("inspect")
-def checkpoint_inspect(path: Annotated[Path, typer.Argument(help="a .pth or .safetensors file")]) -> None:
-    """List the tensors of a checkpoint; nothing in the file is executed."""
-    from replication.checkpoints import read_tensors
-
-    for key, tensor in read_tensors(path).items():
-        typer.echo(f"{key}\t{tuple(tensor.shape)}\t{str(tensor.dtype).removeprefix('torch.')}")
-
-
-@checkpoint_app.command("convert")
-def checkpoint_convert(
-    path: Annotated[Path, typer.Argument(help="the authors' checkpoint")],
-    method: Annotated[str, typer.Option(help="whose checkpoint it is")],
-    out: Annotated[Path, typer.Option(help="run folder to write")],
-    tier: Tier = "paper",
-    recipe: RecipeName = "published",
-    work: Work = DEFAULT_WORK,
-    results: Results = DEFAULT_RESULTS,
-) -> None:
-    """Turn released weights into a run folder that `replicate evaluate` understands."""
-    from replication.workflow.steps import convert_released
-
-    report = convert_released(Workspace.open(tier, work, results), method, path, out, recipe=recipe)
-    typer.echo(json.dumps({"mapped": report.mapped, "ignored": report.ignored}, indent=2))
-
-
-@checkpoint_app.command("parity")
-def checkpoint_parity(
-    method: Annotated[str, typer.Option(help="medslip or medklip")],
-    reference: Annotated[Path, typer.Option(help="stem of the reference: STEM.json and STEM.npz")],
-) -> None:
-    """Compare with outputs of the released code; prints one JSON object, exit status 1 if they differ."""
-    from replication.parity import check_parity
-
-    outcome = check_parity(method, reference)
-    typer.echo(json.dumps(outcome))
-    raise SystemExit(0 if outcome["ok"] else 1)
+        typer.echo(f"{finding.status:7}  {finding.what}: {finding.state}")
+        if finding.remedy:
+            typer.echo(f"         {finding.remedy}")
+    raise SystemExit(0 if all(finding.status == "ok" for finding in findings) else 1)
 
 
 def main() -> None:

@@ -16,7 +16,13 @@ Seeds = Annotated[list[int] | None, typer.Option("--seed", help="a seed of the t
 AllowLeaks = Annotated[
     bool, typer.Option("--allow-leaks", help="score although splits share patients or pictures")
 ]
+RecipeName = Annotated[str | None, typer.Option(help="published or matched; the tier's if left out")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 DEFAULT_WORK = Path("work")
 DEFAULT_RESULTS = Path("results")
+
+
+def labels_of(only: list[str] | None) -> list[str]:
+    """The labels that ``--only`` names, one each or several between commas."""
+    return [label for item in only or [] for label in item.split(",") if label]

@@ -37,6 +37,8 @@ def test_list_prints_json(what: str) -> None:
         (["run", "--only", "medslp"], "did you mean 'medslip'"),
         (["pretrain", "medklipp"], "did you mean 'medklip'"),
         (["list", "metods"], "did you mean 'methods'"),
+        (["run", "--profile", "laptpo"], "did you mean 'laptop'"),
+        (["run", "--dry-run", "--images-per-second", "medslip=fast"], "images per second"),
         (["evaluate", "--run", "medslip-0"], "METHOD[~VARIANT].RECIPE.seedN"),
         (["transfer", "--run", "medslip.matched.seed0", "--task", "linear"], "linear_probe"),
         (["checkpoint", "inspect", "nowhere.pth"], "nowhere.pth"),
@@ -56,13 +58,24 @@ def test_evaluation_covers_the_tasks_that_learn_from_labels(tmp_path: Path) -> N
     tier["transfer"] = {"tasks": ["linear_probe", "finetune_segmentation"], "fractions": [0.5, 1.0]}
     own = tmp_path / "own.yaml"
     own.write_text(yaml.safe_dump(tier))
-    done = replicate("run", "--tier", own, "--dry-run", "--only", "medklip", cwd=tmp_path)
+    done = replicate("run", "--tier", own, "--dry-run", "--jobs", "--only", "medklip", cwd=tmp_path)
     assert done.returncode == 0
     assert "evaluate --run medklip.matched.seed0 --transfer" in done.stdout
 
 
-def test_dry_run_lists_every_job_and_runs_none(tmp_path: Path) -> None:
-    done = replicate("run", "--tier", "smoke", "--dry-run", "--only", "medklip", cwd=tmp_path)
+def test_jobs_of_a_dry_run_are_listed_and_none_is_run(tmp_path: Path) -> None:
+    done = replicate(
+        "run",
+        "--tier",
+        "smoke",
+        "--dry-run",
+        "--jobs",
+        "--profile",
+        "laptop",
+        "--only",
+        "medklip",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0
     for job in ("rule phantom", "rule prepare", "rule text_encoder", "rule pretrain", "rule notebook"):
         assert job in done.stdout
@@ -71,12 +84,27 @@ def test_dry_run_lists_every_job_and_runs_none(tmp_path: Path) -> None:
     assert not (tmp_path / "results").exists()
 
 
+def test_dry_run_prints_a_plan(tmp_path: Path) -> None:
+    done = replicate(
+        "run", "--tier", "paper", "--dry-run", "--only", "convirt", "--seed", "0",
+        "--images-per-second", "convirt=1000", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "1 pretrain" in done.stdout
+    assert "work/paper/raw/mimic-cxr" in done.stdout
+    assert "CREDENTIALED" in done.stdout
+    # 200 epochs of 238,075 images in whole batches of 32, at 1000 a second.
+    assert f"{200 * (238_075 // 32 * 32) / 1000 / 3600:.1f}" in done.stdout
+    assert not (tmp_path / "results").exists()
+
+
 def test_doctor_names_what_is_missing(tmp_path: Path) -> None:
     ready = replicate("doctor", "--tier", "smoke", cwd=tmp_path)
     assert ready.returncode == 0, ready.stdout
     lacking = replicate("doctor", "--tier", "paper", cwd=tmp_path)
     assert lacking.returncode == 1
-    assert "MEND  data mimic-cxr: missing" in lacking.stdout
+    assert "missing  data mimic-cxr: missing" in lacking.stdout
+    assert "missing  text encoder emilyalsentzer/Bio_ClinicalBERT" in lacking.stdout
 
 
 def test_prepare_verify_and_score_without_a_model(tmp_path: Path) -> None:

@@ -71,5 +71,14 @@ class Plan(NamedTuple):
         """Bytes that the folder will take, with a little to spare."""
         masks = ((self.records["mask_rle"] != "") | (self.records["mask_file"] != "")).sum()
         studies = self.records["study_id"].nunique() if (self.records["report_file"] != "").any() else 0
-        pixels = (len(self.records) + int(masks)) * self.size**2
-        return int(1.02 * (pixels + studies * (_CELLS + 2000) + len(self.records) * 400)) + 2**20
+        return cache_bytes(len(self.records), int(masks), studies, self.size)
+
+
+def cache_bytes(images: int, masks: int, studies: int, size: int) -> int:
+    """Bytes of a prepared folder, with a little to spare.
+
+    Args:
+        studies: with a report and its triplets. size: side of the cached images in pixels.
+    """
+    pixels = (images + masks) * size**2
+    return int(1.02 * (pixels + studies * (_CELLS + 2000) + images * 400)) + 2**20

@@ -69,12 +69,16 @@ class TextEncoder(nn.Module):
         self._pad = _first_id(tokenizer.pad_token_id, tokenizer.eos_token_id, name, "padding")
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, *, local_files_only: bool = False) -> TextEncoder:
-        """Load weights (safetensors only, nothing in the folder is executed) and tokeniser.
+    def from_pretrained(
+        cls, name_or_path: str | Path, *, local_files_only: bool = False, safetensors_only: bool = True
+    ) -> TextEncoder:
+        """Load weights and tokeniser; nothing in the folder is executed.
 
         Args:
             name_or_path: hub id such as ``emilyalsentzer/Bio_ClinicalBERT``, or a folder.
             local_files_only: never ask the hub; take what the local cache has.
+            safetensors_only: refuse weights in the older format, ``pytorch_model.bin``, of which torch reads
+                tensors alone.
 
         Raises:
             ConfigError: nothing loadable is there.
@@ -87,7 +91,10 @@ class TextEncoder(nn.Module):
             # A missing pooler is initialised at random; that must not move the caller's random state.
             with torch.random.fork_rng(devices=[]), _quiet():
                 model, info = AutoModel.from_pretrained(
-                    name, local_files_only=local_files_only, use_safetensors=True, output_loading_info=True
+                    name,
+                    local_files_only=local_files_only,
+                    use_safetensors=True if safetensors_only else None,
+                    output_loading_info=True,
                 )
             tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only, use_fast=True)
         except (OSError, ValueError) as error:
@@ -96,8 +103,8 @@ class TextEncoder(nn.Module):
                 where=name,
                 found=str(error).splitlines()[0],
                 allowed="a Hugging Face id, or a folder with config.json, model.safetensors and a tokeniser",
-                remedy="download it once with `hf download`, or name a folder; "
-                "weights that exist only as pytorch_model.bin must be converted to safetensors first",
+                remedy="run `replicate text-encoder` for the tier where there is a network; it also converts "
+                "weights that exist only as pytorch_model.bin",
             ) from error
         missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
         if missing:

@@ -20,7 +20,7 @@ OPENAI = {
 }
 """Hub repositories that hold OpenAI's weights under CLIP's own parameter names, as safetensors."""
 
-_HUB_FILE = "open_clip_model.safetensors"
+HUB_FILE = "open_clip_model.safetensors"
 
 
 class ClipTrunk(ImageTrunk):
@@ -177,11 +177,11 @@ def _openai(architecture: str) -> Path:
 
     repository = OPENAI[architecture]
     try:
-        return Path(hf_hub_download(repository, _HUB_FILE))
+        return Path(hf_hub_download(repository, HUB_FILE))
     except (OSError, ValueError) as error:
         raise CheckpointError(
             "OpenAI's weights of CLIP cannot be downloaded.",
-            where=f"{repository}/{_HUB_FILE}",
+            where=f"{repository}/{HUB_FILE}",
             found=str(error).splitlines()[0],
             remedy="download the file where there is a network and give its path as trunk.weights",
         ) from error

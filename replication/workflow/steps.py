@@ -6,7 +6,6 @@ Imports of the heavy parts are inside the functions, so that a job loads only wh
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -131,11 +130,12 @@ def train_text_encoder(workspace: Workspace, *, threads: int = 1, progress: bool
 def load_text_encoder(workspace: Workspace, run: Run) -> TextEncoder:
     """The text encoder of a run: the one trained in the pipeline, or a pre-trained one by id or path."""
     from replication.knowledge.text_encoder import TextEncoder
+    from replication.workflow import text_encoders
 
     text = run_config(workspace, run).text
     if text.kind == "tiny-bert":
         return TextEncoder.from_pretrained(workspace.text, local_files_only=True)
-    return TextEncoder.from_pretrained(text.name_or_path)
+    return text_encoders.load(workspace, text.name_or_path)
 
 
 def configured(workspace: Workspace, run: Run, data: PreparedData, text_encoder: TextEncoder) -> RunConfig:
@@ -306,50 +306,3 @@ def convert_released(
     report = method.load_released(path)
     save_run(out, method, config, text_encoder, labels, {"released": path.name, "mapped": len(report.mapped)})
     return report
-
-
-def snakemake_command(
-    workspace: Workspace,
-    *,
-    work: Path,
-    results: Path,
-    tier: str,
-    only: Iterable[str],
-    cores: int,
-    dry_run: bool,
-    target: str = "all",
-    seeds: Iterable[int] = (),
-) -> list[str]:
-    """The Snakemake call behind ``replicate run`` and ``replicate search``."""
-    import sys
-
-    return [
-        sys.executable,
-        "-m",
-        "snakemake",
-        target,
-        "--snakefile",
-        str(Path(__file__).with_name("Snakefile")),
-        "--directory",
-        str(Path.cwd()),
-        "--cores",
-        str(cores),
-        "--rerun-incomplete",
-        "--rerun-triggers",
-        "mtime",
-        "params",
-        "input",
-        "--keep-going",
-        *(["--dry-run", "--printshellcmds"] if dry_run else ["--quiet", "rules"]),
-        "--config",
-        f"tier={tier}",
-        f"work={work}",
-        f"results={results}",
-        f"only={','.join(only)}",
-        f"seeds={','.join(map(str, seeds))}",
-    ]
-
-
-def environment_for_jobs() -> dict[str, str]:
-    """The environment of jobs: one thread for numerical libraries, so that parallel jobs do not compete."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}

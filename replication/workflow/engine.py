@@ -1,0 +1,94 @@
+"""How Snakemake is called: on this machine, or through a profile on a cluster."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+from replication.config import read_yaml
+from replication.errors import ConfigError, nearest
+
+
+def snakemake_command(
+    *,
+    work: Path,
+    results: Path,
+    tier: str,
+    only: Iterable[str],
+    cores: int | None,
+    dry_run: bool,
+    target: str = "all",
+    seeds: Iterable[int] = (),
+    profile: str | None = None,
+) -> list[str]:
+    """The Snakemake call behind ``replicate run`` and ``replicate search``.
+
+    Args:
+        cores: jobs side by side; ``None`` is two, or what the profile says.
+        profile: see ``profile_folder``.
+    """
+    return [
+        sys.executable,
+        "-m",
+        "snakemake",
+        target,
+        "--snakefile",
+        str(Path(__file__).with_name("Snakefile")),
+        "--directory",
+        str(Path.cwd()),
+        *(["--profile", str(profile_folder(profile))] if profile else []),
+        *(["--cores", str(cores or 2)] if cores or not profile else []),
+        "--rerun-incomplete",
+        "--rerun-triggers",
+        "mtime",
+        "params",
+        "input",
+        "--keep-going",
+        *(["--dry-run", "--printshellcmds"] if dry_run else ["--quiet", "rules"]),
+        "--config",
+        f"tier={tier}",
+        f"work={work}",
+        f"results={results}",
+        f"only={','.join(only)}",
+        f"seeds={','.join(map(str, seeds))}",
+    ]
+
+
+def profile_folder(name_or_path: str) -> Path:
+    """A Snakemake profile of the suite by name, or a folder of the user's own.
+
+    Raises:
+        ConfigError: no such profile.
+    """
+    own, ours = Path(name_or_path), Path(__file__).with_name("profiles")
+    for folder in (ours / name_or_path, own):
+        if (folder / "config.yaml").is_file():
+            _require_executor(folder / "config.yaml")
+            return folder.resolve()
+    known = sorted(path.parent.name for path in ours.glob("*/config.yaml"))
+    raise ConfigError(
+        "No such profile of Snakemake.",
+        found=name_or_path,
+        allowed=f"{', '.join(known)}, or a folder with a config.yaml",
+        remedy=nearest(name_or_path, known),
+    )
+
+
+def _require_executor(profile: Path) -> None:
+    """Refuse a profile whose executor is not installed."""
+    executor = (read_yaml(profile) or {}).get("executor", "local")
+    if executor != "local" and find_spec(f"snakemake_executor_plugin_{executor.replace('-', '_')}") is None:
+        raise ConfigError(
+            "The executor of a profile is not installed.",
+            where=profile,
+            found=executor,
+            remedy=f"pip install snakemake-executor-plugin-{executor}",
+        )
+
+
+def environment_for_jobs() -> dict[str, str]:
+    """The environment of jobs: one thread for numerical libraries, so that parallel jobs do not compete."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
