@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -24,6 +24,7 @@ from replication.cli_options import (
     Work,
 )
 from replication.errors import ConfigError, UserError, nearest
+from replication.files import storage_error
 from replication.workflow.plan import Run, Workspace, runs, transfer_tasks
 
 app = typer.Typer(
@@ -46,8 +47,8 @@ def _names(only: list[str] | None) -> list[str]:
 
 def _execute(command: list[str], workspace: Workspace, *, dry_run: bool) -> int:
     """Run Snakemake with its own listing of jobs, or with our progress; its exit status."""
+    from replication.workflow.engine import environment_for_jobs
     from replication.workflow.progress import run_with_progress
-    from replication.workflow.steps import environment_for_jobs
 
     if dry_run:
         return subprocess.run(command, env=environment_for_jobs(), check=False).returncode
@@ -65,8 +66,8 @@ def run(
     results: Results = DEFAULT_RESULTS,
 ) -> None:
     """Run the whole replication of a tier; what is done already is not done again."""
+    from replication.workflow.engine import snakemake_command
     from replication.workflow.stages import write_stages
-    from replication.workflow.steps import snakemake_command
 
     workspace = Workspace.open(tier, work, results, seed or [])
     labels = _names(only)
@@ -104,8 +105,8 @@ def search(
     results: Results = DEFAULT_RESULTS,
 ) -> None:
     """Try every learning rate of a tier on every method; validation images judge. Writes search.csv."""
+    from replication.workflow.engine import snakemake_command
     from replication.workflow.search import collect_trials, run_trial, trials
-    from replication.workflow.steps import snakemake_command
 
     workspace = Workspace.open(tier, work, results)
     labels = _names(only)
@@ -315,6 +316,7 @@ def score(
     """Score somebody else's predictions; no model needed."""
     from replication.config import load_protocol
     from replication.data.batches import PreparedData
+    from replication.files import atomic
     from replication.tasks.evaluate import score_predictions
 
     table = score_predictions(
@@ -323,7 +325,8 @@ def score(
     if out is None:
         typer.echo(table.to_string(index=False))
     else:
-        table.to_csv(out, index=False)
+        with atomic(out) as temporary:
+            table.to_csv(temporary, index=False)
         typer.echo(out)
 
 
@@ -400,13 +403,21 @@ def checkpoint_parity(
     raise SystemExit(0 if outcome["ok"] else 1)
 
 
+def _fail(error: UserError) -> NoReturn:
+    typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+    sys.exit(2)
+
+
 def main() -> None:
-    """Run a command; a user's mistake is printed without a traceback."""
+    """Run a command; a user's mistake, or a disk that cannot be written, is printed without a traceback."""
     try:
         app()
     except UserError as error:
-        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
-        sys.exit(2)
+        _fail(error)
+    except OSError as error:
+        if (reported := storage_error(error)) is None:
+            raise
+        _fail(reported)
     except KeyboardInterrupt:
         typer.secho("interrupted; run the same command again to go on", err=True)
         sys.exit(130)

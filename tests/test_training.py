@@ -292,7 +292,10 @@ def test_two_processes_train_one_run(tmp_path: Path) -> None:
 
 
 def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
-    with FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="Another process"):
+    with (
+        FileLock(tmp_path.with_name(f".{tmp_path.name}.lock")),
+        pytest.raises(UserError, match="Another process"),
+    ):
         train(doubles.run_config(), tmp_path)
 
 
