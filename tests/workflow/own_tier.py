@@ -96,7 +96,9 @@ def read_whole(path: Path) -> None:
             torch.load(path, weights_only=True)
         case ".pdf":
             assert path.read_bytes().rstrip().endswith(b"%%EOF")
-        case ".csv" | ".md" | ".tex" | ".yaml" | ".html":
+        case ".html":
+            assert path.read_text().rstrip().endswith("</html>")
+        case ".csv" | ".md" | ".tex" | ".yaml":
             assert path.read_text().endswith("\n")
 
 

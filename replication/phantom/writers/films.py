@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from replication.config import derived_seed
-from replication.errors import DataError
 from replication.phantom.population import Prevalence, sample_scenes
 from replication.phantom.rendering import ACQUISITIONS, boxes, render
 from replication.phantom.scene import FindingInstance, Scene
@@ -159,17 +158,10 @@ def in_frame(box: Box) -> Box:
 
 
 def write_picture(path: Path, image: NDArray[np.uint8]) -> None:
-    """A grey JPEG (quality 95) or PNG, by the name's ending.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
+    """A grey JPEG (quality 95) or PNG, by the name's ending."""
     options = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 3]
     _, encoded = cv2.imencode(path.suffix, image, options)
-    try:
-        path.write_bytes(encoded.tobytes())
-    except OSError as error:
-        raise DataError("An image cannot be written.", where=path, found=error) from error
+    path.write_bytes(encoded.tobytes())
 
 
 @contextmanager
