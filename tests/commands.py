@@ -20,6 +20,7 @@ IMPORTED = (
     *("replication.knowledge.text_encoder", "replication.tasks.evaluate", "replication.reporting.notebooks"),
     *("replication.reporting.site", "transformers.models.bert.modeling_bert"),
 )
+ROOT = Path(__file__).resolve().parents[1]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(list(IMPORTED))
 
@@ -79,6 +80,8 @@ def _replicate(folder: str, arguments: tuple[str, ...], largest_file: int | None
         os.dup2(saying.fileno(), stream)
     saying.close()
     os.chdir(folder)
+    # For the kernels of notebooks, which are interpreters of their own.
+    os.environ["PYTHONPATH"] = str(ROOT)
     sys.argv = ["replicate", *arguments]
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))

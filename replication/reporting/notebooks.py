@@ -19,7 +19,7 @@ import papermill
 from papermill.exceptions import PapermillException, PapermillExecutionError
 
 from replication.errors import ConfigError, DataError, UserError, nearest
-from replication.files import locked
+from replication.files import locked, storage_errors_are_reported
 from replication.reporting.tables import write_atomically
 
 SOURCES = Path(__file__).resolve().parents[2] / "notebooks"
@@ -81,6 +81,7 @@ def execute(script: Path, out: Path, parameters: Mapping[str, Any]) -> Path:
     with (
         locked(out, "executing this notebook"),
         tempfile.TemporaryDirectory() as scratch,
+        storage_errors_are_reported(Path(scratch)),
         _interpreter_kernel(Path(scratch)),
     ):
         source, executed = Path(scratch) / f"{script.stem}.ipynb", Path(scratch) / "executed.ipynb"

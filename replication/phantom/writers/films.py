@@ -22,6 +22,7 @@ from replication.config import derived_seed
 from replication.phantom.population import Prevalence, sample_scenes
 from replication.phantom.rendering import ACQUISITIONS, boxes, render
 from replication.phantom.scene import FindingInstance, Scene
+from replication.processes import end_with_the_parent
 
 FRAME = 1024
 """Side of the pixel frame that the published annotations of NIH, RSNA and SIIM-ACR refer to."""
@@ -170,7 +171,8 @@ def _pool(workers: int) -> Any:
         with nullcontext() as nothing:
             yield nothing
         return
-    executor: Executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    context = get_context("spawn")
+    executor: Executor = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_the_parent)
     try:
         yield executor
     finally:
