@@ -115,7 +115,8 @@ def save_run(
     done: Mapping[str, Any],
 ) -> None:
     """Write what ``load_run`` reads; ``done.json`` comes last, so a folder that has it is complete."""
-    run_folder.mkdir(parents=True, exist_ok=True)
+    # That of a former run would vouch for weights that are not written yet.
+    (run_folder / DONE).unlink(missing_ok=True)
     write_json(run_folder / CONFIG, config.model_dump(mode="json"))
     metadata = {"label_names": list(label_names), "text_encoder": text_fingerprint(text_encoder)}
     save_weights(method, run_folder / WEIGHTS, metadata)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -27,6 +27,7 @@ from replication.cli_options import (
 )
 from replication.cli_run import run, search
 from replication.errors import ConfigError, UserError, nearest
+from replication.files import storage_error
 from replication.workflow.plan import Run, Workspace, transfer_tasks
 
 app = typer.Typer(
@@ -226,6 +227,7 @@ def score(
     """Score somebody else's predictions; no model needed."""
     from replication.config import load_protocol
     from replication.data.batches import PreparedData
+    from replication.files import atomic
     from replication.tasks.evaluate import score_predictions
 
     table = score_predictions(
@@ -234,7 +236,8 @@ def score(
     if out is None:
         typer.echo(table.to_string(index=False))
     else:
-        table.to_csv(out, index=False)
+        with atomic(out) as temporary:
+            table.to_csv(temporary, index=False)
         typer.echo(out)
 
 
@@ -272,13 +275,21 @@ def doctor(tier: Tier = "smoke", work: Work = DEFAULT_WORK, results: Results = D
     raise SystemExit(0 if all(finding.status == "ok" for finding in findings) else 1)
 
 
+def _fail(error: UserError) -> NoReturn:
+    typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+    sys.exit(2)
+
+
 def main() -> None:
-    """Run a command; a user's mistake is printed without a traceback."""
+    """Run a command; a user's mistake, or a disk that cannot be written, is printed without a traceback."""
     try:
         app()
     except UserError as error:
-        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
-        sys.exit(2)
+        _fail(error)
+    except OSError as error:
+        if (reported := storage_error(error)) is None:
+            raise
+        _fail(reported)
     except KeyboardInterrupt:
         typer.secho("interrupted; run the same command again to go on", err=True)
         sys.exit(130)

@@ -81,6 +81,7 @@ def run(
     labels = labels_of(only)
     chosen = runs(workspace.tier, labels)
     command = snakemake_command(
+        workspace,
         work=work,
         results=results,
         tier=tier,
@@ -136,6 +137,7 @@ def search(
         typer.echo(collect_trials(workspace, labels))
         return
     command = snakemake_command(
+        workspace,
         work=work,
         results=results,
         tier=tier,

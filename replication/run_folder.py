@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import nn
 
 from replication.checkpoints import CONFIG, DONE
 from replication.config import RunConfig, derived_seed
-from replication.errors import CheckpointError, UserError
-from replication.records import atomic, read_json, write_json
+from replication.errors import CheckpointError
+from replication.files import atomic, locked, read_json, storage_errors_are_reported, sweep, write_json
 
 
 @dataclass
@@ -79,21 +78,14 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out; the lock goes with the process, however it ends.
+        """Keep other processes out, and clear away what a killed one was writing.
 
         Raises:
-            UserError: another process has it.
+            DataError: another process trains here, or the folder cannot be written.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(self.path / ".lock", timeout=0):
-                yield
-        except Timeout as error:
-            raise UserError(
-                "Another process is training in this folder.",
-                where=self.path,
-                remedy="wait for it, or end it; the run can then be gone on with",
-            ) from error
+        with locked(self.path, "training in this folder"):
+            sweep(self.path)
+            yield
 
     def claim(self, config: RunConfig) -> None:
         """Write the configuration; set the run of another configuration aside, as ``name.<digest>``."""
@@ -104,17 +96,17 @@ class RunFolder:
         if found is not None:
             digest = derived_seed(json.dumps(found, sort_keys=True))
             aside = self.path.with_name(f"{self.path.name}.{digest:08x}")
-            if aside.exists():
+            if (aside / CONFIG).exists():
                 shutil.rmtree(aside)
-            aside.mkdir()
-            for entry in sorted(self.path.iterdir()):
-                if entry.name != ".lock":
-                    entry.rename(aside / entry.name)
+            aside.mkdir(exist_ok=True)
+            # The configuration last: what is interrupted here is gone on with, not taken for another run's.
+            for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name == CONFIG):
+                entry.rename(aside / entry.name)
         write_json(path, wanted)
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Add a line to the log."""
-        with self.log.open("a", encoding="utf-8") as file:
+        with storage_errors_are_reported(self.log), self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def cut_log(self, position: Position) -> None:
@@ -132,8 +124,8 @@ class RunFolder:
             "optimiser": optimiser.state_dict(),
             "position": asdict(position),
         }
-        with atomic(self.state) as temporary:
-            torch.save(state, temporary)
+        with atomic(self.state) as temporary, temporary.open("wb") as file:
+            torch.save(state, file)
 
     def load_state(self, method: nn.Module, optimiser: Any) -> Position:
         """Bring method and optimiser to the saved state; the start if there is none.

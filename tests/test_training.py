@@ -66,7 +66,7 @@ def test_training_lowers_the_loss_and_leaves_a_complete_folder(tmp_path: Path) -
     epochs = [line for line in log_without_times(tmp_path) if line["kind"] == "epoch"]
     assert [line["epoch"] for line in epochs] == list(range(12))
     assert epochs[-1]["train"]["labels"] < epochs[0]["train"]["labels"]
-    assert sorted(p.name for p in tmp_path.iterdir() if p.name != ".lock") == [
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
         *("config.json", "done.json", "log.jsonl", "weights.safetensors")
     ]
     done = json.loads((tmp_path / "done.json").read_text())
@@ -131,10 +131,10 @@ def test_a_run_that_is_killed_twice_ends_as_an_undisturbed_one(tmp_path: Path) -
 
 
 def test_a_finished_run_is_not_computed_again(undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {p.name: p.stat().st_mtime_ns for p in undisturbed.iterdir() if p.name != ".lock"}
+    before = {p.name: p.stat().st_mtime_ns for p in undisturbed.iterdir()}
     monkeypatch.setattr("replication.training.build_method", None)
     pretrain(doubles.run_config(), DATA, TEXT, undisturbed, progress=False)
-    assert before == {p.name: p.stat().st_mtime_ns for p in undisturbed.iterdir() if p.name != ".lock"}
+    assert before == {p.name: p.stat().st_mtime_ns for p in undisturbed.iterdir()}
 
 
 def test_a_method_without_a_trainable_weight_is_finished_at_once(
@@ -151,7 +151,7 @@ def test_a_method_without_a_trainable_weight_is_finished_at_once(
     assert (done["epochs"], done["steps"], done["images"]) == (0, 0, 0)
     assert (done["trainable_parameters"], done["selected_epoch"]) == (0, None)
     assert done["parameters"] > 0
-    assert sorted(p.name for p in tmp_path.iterdir() if p.name != ".lock") == [
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
         *("config.json", "done.json", "weights.safetensors")
     ]
     method, _ = load_run(tmp_path, TEXT)
@@ -293,7 +293,10 @@ def test_two_processes_train_one_run(tmp_path: Path) -> None:
 
 
 def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
-    with FileLock(tmp_path / ".lock"), pytest.raises(UserError, match="Another process"):
+    with (
+        FileLock(tmp_path.with_name(f".{tmp_path.name}.lock")),
+        pytest.raises(UserError, match="Another process"),
+    ):
         train(doubles.run_config(), tmp_path)
 
 

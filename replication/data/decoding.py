@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -21,6 +19,7 @@ from replication.data import rle
 from replication.data.boxes import FRAME
 from replication.data.images import decode_image, equalize_histogram, read_bytes, resize, resize_mask
 from replication.errors import DataError
+from replication.processes import end_with_the_parent
 
 if TYPE_CHECKING:
     # Left out at run time: every worker imports this module, and pandas takes most of its start.
@@ -118,7 +117,7 @@ def decode_all(jobs: Sequence[Job], workers: int) -> Iterator[Decoded | DataErro
         return
     # A fresh interpreter per worker: forking a process that runs torch threads may deadlock.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_the_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_the_parent)
     waiting: deque[Future[list[Decoded | DataError]]] = deque()
     try:
         for first in range(CHUNK, len(jobs), CHUNK):
@@ -140,18 +139,6 @@ def decode_all(jobs: Sequence[Job], workers: int) -> Iterator[Decoded | DataErro
 
 def _decode_chunk(jobs: Sequence[Job]) -> list[Decoded | DataError]:
     return [try_decode(job) for job in jobs]
-
-
-def _end_with_the_parent() -> None:
-    """Let this process end when the one that started it was killed, rather than wait for work for ever."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _mask(job: Job) -> NDArray[np.uint8] | None:

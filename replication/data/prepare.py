@@ -22,12 +22,13 @@ from replication.data.manifest import (
     table_digest,
     validate_manifest,
 )
-from replication.data.output_folder import disk_errors_are_reported, locked, require_space
+from replication.data.output_folder import require_space
 from replication.data.plan import Plan
 from replication.data.privacy import is_phantom
 from replication.data.readers import ANNOTATION_COLUMNS, DatasetReader
 from replication.data.studies import write_reports, write_triplets
 from replication.errors import ConfigError, DataError
+from replication.files import locked, storage_errors_are_reported
 from replication.registry import dataset_reader
 
 _INPUTS = "inputs"
@@ -85,10 +86,8 @@ def prepare(
     _refuse_foreign(out)
     if _is_current(out, inputs, plan):
         return out
-    with disk_errors_are_reported(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with locked(out):
-            _prepare_locked(plan, out, inputs, workers, progress)
+    with locked(out, "preparing this folder"), storage_errors_are_reported(out):
+        _prepare_locked(plan, out, inputs, workers, progress)
     return out
 
 

@@ -152,8 +152,8 @@ class TextEncoder(nn.Module):
         )
         end = [self._end] if add_sep else []
         rows = [[self._start, *ids[:room], *end] for ids in pieces]
-        wanted = {"longest": 1, "max_length": max_length}.get(padding, padding)
-        length = max(int(wanted), max(map(len, rows), default=1))
+        least = padding if isinstance(padding, int) else max_length if padding == "max_length" else 1
+        length = max(least, max(map(len, rows), default=1))
         ids = torch.full((len(rows), length), self._pad, dtype=torch.int64)
         mask = torch.zeros((len(rows), length), dtype=torch.int64)
         for index, row in enumerate(rows):

@@ -28,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from replication.errors import ConfigError, DataError
+from replication.files import replace_folder, storage_errors_are_reported
 from replication.knowledge.sentences import split_sentences
 from replication.knowledge.text_encoder import Pooling, TextEncoder, mean_pool
 from replication.knowledge.wordpiece import (
@@ -157,7 +158,8 @@ def _check(out: Path, hidden: int, heads: int, epochs: int) -> None:
             found=f"hidden {hidden}, heads {heads}, epochs {epochs}",
             allowed="hidden a multiple of heads, at least one epoch",
         )
-    if out.exists() and not (out / RECORD).is_file():
+    empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    if not empty and not (out / RECORD).is_file():
         raise ConfigError(
             "the folder for the text encoder holds something else",
             where=out,
@@ -292,11 +294,13 @@ def _left_right_cosine(encoder: TextEncoder, pooling: Pooling, max_length: int) 
 
 
 def _write(encoder: TextEncoder, report: TinyBertReport, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.incomplete")
     shutil.rmtree(temporary, ignore_errors=True)
-    encoder.save(temporary)
-    (temporary / RECORD).write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
-    if out.exists():
-        shutil.rmtree(out)
-    temporary.replace(out)
+    try:
+        with storage_errors_are_reported(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            encoder.save(temporary)
+            (temporary / RECORD).write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
+            replace_folder(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

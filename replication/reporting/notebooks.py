@@ -19,7 +19,7 @@ import papermill
 from papermill.exceptions import PapermillException, PapermillExecutionError
 
 from replication.errors import ConfigError, DataError, UserError, nearest
-from replication.files import write_whole
+from replication.files import locked, storage_errors_are_reported, write_whole
 
 SOURCES = Path(__file__).resolve().parents[2] / "notebooks"
 """The notebooks of the repository, one jupytext percent script each."""
@@ -74,10 +74,15 @@ def execute(script: Path, out: Path, parameters: Mapping[str, Any]) -> Path:
 
     Raises:
         ConfigError: the script is missing, or lacks the kernelspec or the parameters cell.
-        DataError: a cell failed; ``out`` is left as it was.
+        DataError: a cell failed, or another process executes it; ``out`` is left as it was.
     """
     notebook = _read(script, parameters)
-    with tempfile.TemporaryDirectory() as scratch, _interpreter_kernel(Path(scratch)):
+    with (
+        locked(out, "executing this notebook"),
+        tempfile.TemporaryDirectory() as scratch,
+        storage_errors_are_reported(Path(scratch)),
+        _interpreter_kernel(Path(scratch)),
+    ):
         source, executed = Path(scratch) / f"{script.stem}.ipynb", Path(scratch) / "executed.ipynb"
         source.write_text(jupytext.writes(notebook, fmt="ipynb"), encoding="utf-8")
         try:
@@ -96,7 +101,7 @@ def execute(script: Path, out: Path, parameters: Mapping[str, Any]) -> Path:
         except PapermillException as error:
             raise DataError("A notebook could not be executed.", where=script, found=error) from error
         result = normalise(json.loads(executed.read_text(encoding="utf-8")), _short_paths(parameters))
-    return write_whole(out, json.dumps(result, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+        return write_whole(out, json.dumps(result, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
 
 
 def normalise(notebook: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, Any]:

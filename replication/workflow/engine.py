@@ -1,18 +1,28 @@
-"""How Snakemake is called: on this machine, or through a profile on a cluster."""
+"""How Snakemake is called, on this machine or through a profile on a cluster, under a lock of its folders.
+
+Snakemake's own lock outlives a killed process and then keeps the next run out. This one goes with the process
+that does the work, so a run whose starter alone was killed still keeps others away.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from replication.config import read_yaml
-from replication.errors import ConfigError, nearest
+from replication.errors import ConfigError, UserError, nearest
+from replication.files import locked
+
+if TYPE_CHECKING:
+    from replication.workflow.plan import Workspace
 
 
 def snakemake_command(
+    workspace: Workspace,
     *,
     work: Path,
     results: Path,
@@ -30,10 +40,11 @@ def snakemake_command(
         cores: jobs side by side; ``None`` is two, or what the profile says.
         profile: see ``profile_folder``.
     """
+    engine = ["replication.workflow.engine", str(workspace.work), str(workspace.results)]
     return [
         sys.executable,
         "-m",
-        "snakemake",
+        *(["snakemake"] if dry_run else engine),
         target,
         "--snakefile",
         str(Path(__file__).with_name("Snakefile")),
@@ -47,6 +58,7 @@ def snakemake_command(
         "params",
         "input",
         "--keep-going",
+        "--nolock",
         *(["--dry-run", "--printshellcmds"] if dry_run else ["--quiet", "rules"]),
         "--config",
         f"tier={tier}",
@@ -92,3 +104,24 @@ def _require_executor(profile: Path) -> None:
 def environment_for_jobs() -> dict[str, str]:
     """The environment of jobs: one thread for numerical libraries, so that parallel jobs do not compete."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
+
+
+def main(work: str, results: str, arguments: Sequence[str]) -> None:
+    """Run Snakemake; exits with its status, or with 2 where the folders are in use or cannot be written.
+
+    Args:
+        work, results: the folders of the tier. arguments: Snakemake's.
+    """
+    doing = "running this tier"
+    try:
+        with locked(Path(work), doing), locked(Path(results), doing):
+            from snakemake.cli import main as snakemake
+
+            snakemake(list(arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3:])

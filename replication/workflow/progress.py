@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from replication.files import atomic
 from replication.workflow.plan import Workspace
 
 STEPS = re.compile(r"(\d+) of (\d+) steps")
@@ -72,7 +73,8 @@ def run_with_progress(command: list[str], workspace: Workspace, environment: dic
         process.wait()
         raise
     listener.join()
-    (workspace.work / "snakemake.log").write_text("\n".join(said) + "\n", encoding="utf-8")
+    with atomic(workspace.work / "snakemake.log") as log:
+        log.write_text("\n".join(said) + "\n", encoding="utf-8")
     if process.returncode != 0:
         _explain(console, said, workspace)
     else:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replication.config import Protocol, RunConfig, load_protocol
 from replication.errors import ConfigError, DataError
+from replication.files import locked, sweep
 from replication.workflow.plan import (
     Run,
     Workspace,
@@ -110,20 +112,19 @@ def train_text_encoder(workspace: Workspace, *, threads: int = 1, progress: bool
     studies = sorted(set(data.manifest["study_id"].iloc[data.rows("train")]))
     reports = [data.reports[study] for study in studies]
     out = workspace.text
-    if out.exists():
-        shutil.rmtree(out)
-    train_tiny_bert(
-        reports,
-        load_descriptions(config.descriptions),
-        out,
-        seed=config.seed,
-        vocab_size=config.vocabulary_size,
-        hidden=config.hidden,
-        layers=config.layers,
-        heads=config.heads,
-        epochs=config.epochs,
-        progress=progress,
-    )
+    with locked(out, "training this text encoder"):
+        train_tiny_bert(
+            reports,
+            load_descriptions(config.descriptions),
+            out,
+            seed=config.seed,
+            vocab_size=config.vocabulary_size,
+            hidden=config.hidden,
+            layers=config.layers,
+            heads=config.heads,
+            epochs=config.epochs,
+            progress=progress,
+        )
     return out
 
 
@@ -154,6 +155,7 @@ def pretrain_run(workspace: Workspace, run: Run, *, threads: int = 1, progress: 
     """
     from replication.checkpoints import adopt_weights
     from replication.data.batches import PreparedData
+    from replication.run_folder import RunFolder
     from replication.training import pretrain
 
     text_encoder = load_text_encoder(workspace, run)
@@ -161,7 +163,8 @@ def pretrain_run(workspace: Workspace, run: Run, *, threads: int = 1, progress: 
     config = configured(workspace, run, data, text_encoder)
     origin, out = trained_as(workspace, run), workspace.run(run)
     if origin != run:
-        return adopt_weights(workspace.run(origin), config, text_encoder, out)
+        with RunFolder(out).locked():
+            return adopt_weights(workspace.run(origin), config, text_encoder, out)
     return pretrain(config, data, text_encoder, out, threads=threads, progress=progress)
 
 
@@ -194,21 +197,31 @@ def evaluate_run(
     text_encoder = load_text_encoder(workspace, run)
     method, config = load_run(workspace.run(run), text_encoder)
     chosen: list[Protocol] = [load_protocol(p) for p in protocol_ids] or protocols(workspace.tier, run)
-    for protocol in chosen:
-        data = PreparedData.open(prepared or workspace.prepared(protocol.dataset))
-        evaluate(
-            workspace.run(run),
-            method,
-            config,
-            protocol,
-            data,
-            predictions_folder=workspace.predictions,
-            rows_folder=workspace.rows,
-            bootstrap=workspace.tier.bootstrap,
-            batch_size=workspace.tier.evaluation_batch_size,
-            threads=threads,
-            allow_leaks=allow_leaks,
-        )
+    with _evaluating(workspace, run, config):
+        for protocol in chosen:
+            data = PreparedData.open(prepared or workspace.prepared(protocol.dataset))
+            evaluate(
+                workspace.run(run),
+                method,
+                config,
+                protocol,
+                data,
+                predictions_folder=workspace.predictions,
+                rows_folder=workspace.rows,
+                bootstrap=workspace.tier.bootstrap,
+                batch_size=workspace.tier.evaluation_batch_size,
+                threads=threads,
+                allow_leaks=allow_leaks,
+            )
+
+
+@contextmanager
+def _evaluating(workspace: Workspace, run: Run, config: RunConfig) -> Iterator[None]:
+    """Keep other processes from the predictions and rows of a run; clear away what a killed one left."""
+    with locked(workspace.run(run) / "evaluated", "evaluating this run"):
+        for folder in (workspace.predictions, workspace.rows):
+            sweep(folder / config.run_id)
+        yield
 
 
 def transfer_run(
@@ -250,23 +263,24 @@ def transfer_run(
     if not chosen:
         raise ConfigError(f"No protocol of tier {tier.name} asks for {task}.", found=list(tier.protocols))
     method, config = load_run(workspace.run(run), load_text_encoder(workspace, run))
-    for protocol in chosen:
-        transfer(
-            workspace.run(run),
-            method,
-            config,
-            task,
-            protocol,
-            PreparedData.open(prepared or workspace.prepared(protocol.dataset)),
-            tier.transfer,
-            fractions=fractions,
-            folders=Folders(workspace.predictions, workspace.rows),
-            orders=workspace.label_fractions,
-            bootstrap=tier.bootstrap,
-            batch_size=tier.evaluation_batch_size,
-            threads=threads,
-            allow_leaks=allow_leaks,
-        )
+    with _evaluating(workspace, run, config):
+        for protocol in chosen:
+            transfer(
+                workspace.run(run),
+                method,
+                config,
+                task,
+                protocol,
+                PreparedData.open(prepared or workspace.prepared(protocol.dataset)),
+                tier.transfer,
+                fractions=fractions,
+                folders=Folders(workspace.predictions, workspace.rows),
+                orders=workspace.label_fractions,
+                bootstrap=tier.bootstrap,
+                batch_size=tier.evaluation_batch_size,
+                threads=threads,
+                allow_leaks=allow_leaks,
+            )
 
 
 def collect_rows(workspace: Workspace, only: Iterable[str] = ()) -> Path:

@@ -240,7 +240,7 @@ class TestNothingIsLeftBehind:
             written(writer, array)
 
         monkeypatch.setattr(cache.ArrayWriter, "append", fails_late)
-        self.refused("nih-cxr14", source, "filled up", "No space left", "nothing was kept")
+        self.refused("nih-cxr14", source, "disk is full", "No space left", "not kept")
 
     def test_unknown_data_set(self, tmp_path: Path) -> None:
         (tmp_path / "raw").mkdir()

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import harness_doubles as doubles
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
+from canaries import contents
 from PIL import Image
 
 from replication.checkpoints import load_run, save_run
@@ -92,22 +89,6 @@ def evaluated(data: PreparedData, root: Path) -> Path:
         progress=False,
     )
     return results
-
-
-def contents(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Bytes of every file; of archives and tables what they hold, uncompressed."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_dir():
-            continue
-        yield str(path), path.read_bytes()
-        if path.suffix == ".parquet":
-            table = pq.read_table(path)
-            yield str(path), json.dumps(table.to_pydict(), default=str).encode()
-            yield str(path), str(table.schema.metadata).encode()
-        elif zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                for name in archive.namelist():
-                    yield f"{path}/{name}", name.encode() + archive.read(name)
 
 
 def test_the_search_would_find_a_canary(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from replication.errors import ConfigError
 from replication.workflow import engine
 from replication.workflow.engine import profile_folder, snakemake_command
 from replication.workflow.needs import needs
+from replication.workflow.plan import Workspace
 
 SNAKEFILE = Path(engine.__file__).with_name("Snakefile")
 TIERS = [path.stem for path in (CONFIGS / "tiers").glob("*.yaml")]
@@ -53,7 +54,7 @@ def command(**changes: object) -> list[str]:
         "cores": None,
         "dry_run": True,
     }
-    return snakemake_command(**(settings | changes))  # type: ignore[arg-type]
+    return snakemake_command(Workspace.open("smoke"), **(settings | changes))  # type: ignore[arg-type]
 
 
 def test_cores_are_two_the_profiles_or_the_users() -> None:

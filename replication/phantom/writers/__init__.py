@@ -10,8 +10,10 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from replication.errors import ConfigError, DataError, nearest
+from replication.files import locked, read_json, storage_errors_are_reported
 from replication.phantom.version import phantom_version
 from replication.phantom.writers import covidx_cxr4, mimic_cxr, nih_cxr14, rsna_pneumonia, siim_acr
 from replication.phantom.writers.films import Film, Order
@@ -39,7 +41,7 @@ def write_phantom(
     workers: int = 2,
     progress: bool = True,
 ) -> None:
-    """Write the phantom of a data set into a folder that does not exist yet.
+    """Write the phantom of a data set into a new folder; one that holds this very phantom is left as it is.
 
     The same arguments give the same bytes, whatever ``workers`` is. The folder appears, complete, at the
     end; until then it is called ``<out>.partial``.
@@ -54,43 +56,68 @@ def write_phantom(
 
     Raises:
         ConfigError: unknown data set, or a number out of range.
-        DataError: the folder exists and is not empty.
+        DataError: the folder holds something else or cannot be written, the disk is full, or another process
+            writes it.
     """
-    _check(dataset, out, n_patients, size)
+    _check(dataset, n_patients, size)
     partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     order = Order(dataset, partial, n_patients, size, seed, workers, progress)
+    with locked(out, "generating this phantom"), storage_errors_are_reported(out):
+        if not _is_there(order, out):
+            _write(order, out)
+
+
+def _facts(order: Order) -> dict[str, Any]:
+    """What a phantom follows from."""
+    return {
+        "phantom_version": phantom_version,
+        "dataset": order.dataset,
+        "seed": order.seed,
+        "patients": order.n_patients,
+        "image_size": order.size,
+    }
+
+
+def _write(order: Order, out: Path) -> None:
+    shutil.rmtree(order.out, ignore_errors=True)
+    order.out.mkdir(parents=True)
     try:
-        films = WRITERS[dataset](order)
-        summary = {
-            "phantom_version": phantom_version,
-            "dataset": dataset,
-            "seed": seed,
-            "patients": n_patients,
-            "studies": len({film.scene.study for film in films}),
-            "images": len(films),
-            "image_size": size,
-        }
-        (partial / "phantom.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        films = WRITERS[order.dataset](order)
+        counts = {"studies": len({film.scene.study for film in films}), "images": len(films)}
+        summary = {**_facts(order), **counts}
+        (order.out / "phantom.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         if out.is_dir():
             out.rmdir()
-        partial.replace(out)
+        order.out.replace(out)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(order.out, ignore_errors=True)
 
 
-def _check(dataset: str, out: Path, n_patients: int, size: int) -> None:
+def _check(dataset: str, n_patients: int, size: int) -> None:
     if dataset not in WRITERS:
         raise ConfigError("No such phantom data set.", found=dataset, remedy=nearest(dataset, WRITERS))
     if n_patients < 1:
         raise ConfigError("A phantom needs patients.", found=n_patients, allowed="1 or more")
     if size < SMALLEST:
         raise ConfigError("The images are too small.", found=f"{size} px", allowed=f"{SMALLEST} px or more")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(
-            "The folder of the phantom exists already.",
-            where=out,
-            allowed="a folder that does not exist, or an empty one",
-            remedy="remove it, or write somewhere else",
-        )
+
+
+def _is_there(order: Order, out: Path) -> bool:
+    """Whether the folder holds this very phantom.
+
+    Raises:
+        DataError: it holds something else.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    record, wanted = out / "phantom.json", _facts(order)
+    found = read_json(record) if record.is_file() else {}
+    if {name: found.get(name) for name in wanted} == wanted:
+        return True
+    raise DataError(
+        "The folder of the phantom exists already.",
+        where=out,
+        found={name: found[name] for name in wanted if name in found} or "no phantom",
+        allowed=f"a folder that does not exist, an empty one, or {wanted}",
+        remedy="remove it, or write somewhere else",
+    )

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
-from replication.errors import DataError
-
 IMPLEMENTATION = UID("1.2.826.0.1.3680043.8.498.1")
 """Implementation class UID written into the files."""
 
@@ -45,9 +43,6 @@ def write_dicom(
 
     Args:
         inverted: store the negative and say so (``MONOCHROME1``): it is displayed the same.
-
-    Raises:
-        DataError: the file cannot be written.
     """
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
@@ -89,7 +84,4 @@ def write_dicom(
     data.PixelRepresentation = 0
     pixels = (255 - image if inverted else image).tobytes()
     data.add_new("PixelData", "OB", pixels + b"\0" * (len(pixels) % 2))
-    try:
-        data.save_as(path, enforce_file_format=True)
-    except OSError as error:
-        raise DataError("A DICOM file cannot be written.", where=path, found=error) from error
+    data.save_as(path, enforce_file_format=True)

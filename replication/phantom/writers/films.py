@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from replication.config import derived_seed
-from replication.errors import DataError
 from replication.phantom.population import Prevalence, sample_scenes
 from replication.phantom.rendering import ACQUISITIONS, boxes, render
 from replication.phantom.scene import FindingInstance, Scene
+from replication.processes import end_with_the_parent
 
 FRAME = 1024
 """Side of the pixel frame that the published annotations of NIH, RSNA and SIIM-ACR refer to."""
@@ -159,17 +159,10 @@ def in_frame(box: Box) -> Box:
 
 
 def write_picture(path: Path, image: NDArray[np.uint8]) -> None:
-    """A grey JPEG (quality 95) or PNG, by the name's ending.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
+    """A grey JPEG (quality 95) or PNG, by the name's ending."""
     options = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix == ".jpg" else [cv2.IMWRITE_PNG_COMPRESSION, 3]
     _, encoded = cv2.imencode(path.suffix, image, options)
-    try:
-        path.write_bytes(encoded.tobytes())
-    except OSError as error:
-        raise DataError("An image cannot be written.", where=path, found=error) from error
+    path.write_bytes(encoded.tobytes())
 
 
 @contextmanager
@@ -178,7 +171,8 @@ def _pool(workers: int) -> Any:
         with nullcontext() as nothing:
             yield nothing
         return
-    executor: Executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    context = get_context("spawn")
+    executor: Executor = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_the_parent)
     try:
         yield executor
     finally:
