@@ -127,6 +127,10 @@ class Workspace:
         """Measured rows, a file per run id."""
         return self.results / "rows"
 
+    def evaluated(self, key: str) -> Path:
+        """Exists once all tasks of a run have their rows."""
+        return self.rows / f"{key}.evaluated"
+
 
 def runs(tier: TierConfig, only: Iterable[str] = ()) -> list[Run]:
     """All runs of a tier, seed by seed so that a first full picture comes early.

@@ -74,11 +74,12 @@ def write_stages(workspace: Workspace) -> Stages | None:
 
 
 def _training_seconds(workspace: Workspace) -> float:
-    """Of the runs that were trained here; one with the weights of another remembers the other's time."""
+    """Of the runs whose jobs were measured; one with the weights of another remembers the other's time."""
     return sum(
         float(read_json(path)["wall_seconds"])
         for path in workspace.work.glob("runs/*/done.json")
-        if read_json(path.with_name("config.json")).get("weights", "own") == "own"
+        if (workspace.times / f"pretrain-{path.parent.name}.tsv").exists()
+        and read_json(path.with_name("config.json")).get("weights", "own") == "own"
     )
 
 

@@ -38,7 +38,9 @@ def test_jobs_are_summed_by_stage_and_set_against_training_and_inference(workspa
     job(workspace, "evaluate-a.matched.seed0", 10.0, cpu="NA", rss="NA")
     run(workspace, "a.matched.seed0", 45.0)
     run(workspace, "b.matched.seed0", 25.0)
+    job(workspace, "pretrain-a~other-rule.matched.seed0", 0.0)
     run(workspace, "a~other-rule.matched.seed0", 45.0, weights="default")
+    run(workspace, "trained-before.matched.seed0", 99.0)
     frame = pd.DataFrame(
         {"sample": ["s"], "patient": ["p"], "split": ["test"], "finding": ["f"], "score": [0.5], "label": [1]}
     ).astype({"score": "float32", "label": "int8"})
@@ -48,7 +50,7 @@ def test_jobs_are_summed_by_stage_and_set_against_training_and_inference(workspa
     table = pd.read_csv(workspace.results / "stages.csv").set_index("stage")
     assert list(table.index) == ["pretrain", "evaluate"]
     assert table.loc["pretrain"].to_dict() == {
-        "jobs": 2, "seconds": 90.0, "cpu_seconds": 85.5, "peak_mib": 500.0,
+        "jobs": 3, "seconds": 90.0, "cpu_seconds": 86.5, "peak_mib": 500.0,
     }  # fmt: skip
     assert (found.training, found.inference) == (70.0, 5.0)
     assert found.overhead == pytest.approx(0.25)
