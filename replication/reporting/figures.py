@@ -15,6 +15,8 @@ import matplotlib as mpl
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from replication.files import write_whole
 from replication.reporting.provenance import footer, write_sidecar
@@ -129,7 +131,7 @@ def new_figure(width: float, height: float) -> Figure:
 def save_figure(
     figure: Figure, folder: Path, name: str, provenance: dict[str, Any], caption: Caption
 ) -> tuple[Path, Path]:
-    """Write ``<name>.png`` (200 dpi), ``<name>.pdf`` and the sidecar ``<name>.json``.
+    """Write ``<name>.png`` (200 dpi, 256 colours), ``<name>.pdf`` and the sidecar ``<name>.json``.
 
     The sentence about the data and the provenance are printed below the picture and stored in the files'
     metadata; no date is stored, so equal figures are equal files.
@@ -150,7 +152,8 @@ def save_figure(
     ):
         stream = io.BytesIO()
         figure.savefig(stream, format=suffix, dpi=DPI, metadata=metadata)
-        paths.append(write_whole(folder / f"{name}.{suffix}", stream.getvalue()))
+        content = with_palette(stream.getvalue()) if suffix == "png" else stream.getvalue()
+        paths.append(write_whole(folder / f"{name}.{suffix}", content))
     write_sidecar(
         folder,
         name,
@@ -163,6 +166,19 @@ def save_figure(
         },
     )
     return paths[0], paths[1]
+
+
+def with_palette(png: bytes) -> bytes:
+    """A picture in the 256 colours that suit it best, texts kept: a third of the size, alike to the eye."""
+    stream = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as picture:
+        texts = PngInfo()
+        for key, text in picture.info.items():
+            if isinstance(text, str):
+                texts.add_itxt(str(key), text)
+        palette = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        palette.save(stream, "png", optimize=True, pnginfo=texts, dpi=picture.info.get("dpi"))
+    return stream.getvalue()
 
 
 def _print_footer(figure: Figure, text: str) -> None:
