@@ -6,6 +6,7 @@ those of the released code; losses and their constants are the suite's reconstru
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -246,7 +247,9 @@ class BioViL(PromptMethod):
             return tokens, encoder(tokens), {}
         # Every n-th text of the batch, so that processes have equally many of them.
         share, places = self.settings.mlm_share, range(draws.start, draws.start + len(texts))
-        some = [i for i, place in enumerate(places) if int((place + 1) * share) > int(place * share)]
+        some = [
+            i for i, place in enumerate(places) if math.ceil((place + 1) * share) > math.ceil(place * share)
+        ]
         generators = draws.generators("masks")
         masked = mask_words(
             Tokens(*(part[some] for part in tokens)), encoder, [generators[i] for i in some]

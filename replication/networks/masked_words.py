@@ -50,7 +50,8 @@ def mask_words(tokens: Tokens, encoder: TextEncoder, generators: Sequence[torch.
         )
     ids = tokens.input_ids
     # Token by token, so that they do not depend on the padding either.
-    drawn = torch.stack([torch.rand((ids.shape[1], 3), generator=each) for each in generators])
+    texts = [torch.rand((1, ids.shape[1], 3), generator=each) for each in generators]
+    drawn = torch.cat([torch.empty(0, ids.shape[1], 3), *texts])
     pick, fate, word = drawn.unbind(-1)
     chosen = (pick < SHARE) & encoder.content_mask(tokens)
     other = (word * len(encoder.tokenizer)).long()
