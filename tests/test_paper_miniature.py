@@ -1,7 +1,7 @@
 """The paper tier in small: real formats, published recipes and full-size networks, from raw files to tables.
 
-ResNet-50 at 224 pixels starts from a file in torchvision's cache, text encoders of BERT-base's size from a
-folder and from the local copy of one of the hub's; all of them have random weights.
+ResNet-50 at 224 pixels starts from a file in torchvision's cache, a text encoder of BERT-base's size from a
+folder; both have random weights.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from replication.checkpoints import read_tensors
 from replication.config import CONFIGS, read_yaml
 from replication.knowledge.random_encoder import random_text_encoder
 
-METHODS = {"medslip": 1024, "kad": 2048, "convirt": 2048}
+METHODS = {"medslip": 1024, "convirt": 2048}
 """Channels of the last feature map of each, as published."""
 
 BATCH, STEPS = 16, 4
@@ -40,7 +40,7 @@ PROTOCOLS = [
 
 
 def write_tier(folder: Path) -> Path:
-    """The paper tier with generated data, three methods and few steps."""
+    """The paper tier with generated data, two methods and few steps."""
     tier = read_yaml(CONFIGS / "tiers" / "paper.yaml") | {
         "name": "miniature",
         "description": "the paper tier in miniature",
@@ -65,9 +65,6 @@ def write_weights(folder: Path) -> None:
     """The text encoders and the weights of the image trunk where the suite looks for them."""
     encoder = random_text_encoder()
     encoder.save(folder / "bert")
-    copies = folder / "work" / "miniature" / "text"
-    copies.mkdir(parents=True)
-    (copies / "xmcmic--Med-KEBERT").symlink_to(folder / "bert")
     cache = folder / "torch" / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     name = ResNet50_Weights.IMAGENET1K_V1.url.rpartition("/")[2]

@@ -262,36 +262,6 @@ def test_workers_change_nothing(undisturbed: Path, tmp_path: Path) -> None:
     )
 
 
-PROCESS = textwrap.dedent(
-    """
-    import sys
-    from pathlib import Path
-    import harness_doubles as doubles
-    from replication.training import pretrain
-    config = doubles.run_config(epochs=2, batch_size=8, dropout=0.0)
-    pretrain(config, doubles.prepared(), doubles.FakeText(), Path(sys.argv[1]), progress=False)
-    """
-)
-
-
-@pytest.mark.slow
-def test_two_processes_train_one_run(tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text(PROCESS)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run(
-        [*command, str(tmp_path / "train.py"), str(tmp_path / "run")],
-        env=environment,
-        check=True,
-        timeout=300,
-    )
-    done = json.loads((tmp_path / "run" / "done.json").read_text())
-    assert done["processes"] == 2
-    assert done["images"] == 16
-    epochs = [line for line in log_without_times(tmp_path / "run") if line["kind"] == "epoch"]
-    assert epochs[1]["val"]["total"] < epochs[0]["val"]["total"]
-
-
 def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
     with (
         FileLock(tmp_path.with_name(f".{tmp_path.name}.lock")),
