@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -19,6 +21,7 @@ CAPTION = (
     "Losses over epochs from the logs of the runs: validation solid, training dashed, thin lines single "
     "seeds, thick lines their mean. Losses of different methods differ in kind and cannot be compared."
 )
+_IN_A_ROW = 6
 _COLUMNS = ["run_id", "label", "recipe", "seed", "epoch", "split", "loss", "value"]
 
 
@@ -64,6 +67,19 @@ def _epochs(path: Path) -> list[tuple[int, str, str, float]]:
     return found
 
 
+def _draw(axes: Axes, chosen: pd.DataFrame, colour: str) -> None:
+    for split, line in (("train", LINES[1]), ("val", LINES[0])):
+        one = chosen[chosen["split"] == split]
+        for _, seed in one.groupby("run_id", sort=True):
+            axes.plot(seed["epoch"], seed["value"], color=colour, ls=line, lw=0.6, alpha=0.45)
+        mean = one.groupby("epoch")["value"].mean()
+        axes.plot(mean.index, mean.to_numpy(), color=colour, ls=line)
+    axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(3))
+    axes.tick_params(labelsize=6)
+    axes.grid(color="0.92")
+
+
 def curves_figure(logs: pd.DataFrame) -> Figure:
     """A panel per method and loss; training dashed, validation solid, a thin line per seed and their mean."""
     labels = list(dict.fromkeys(logs["label"]))
@@ -71,31 +87,24 @@ def curves_figure(logs: pd.DataFrame) -> Figure:
         label: ["total", *sorted(set(logs.loc[logs["label"] == label, "loss"]) - {"total"})]
         for label in labels
     }
-    losses = {label: names[:1] if len(names) == 2 else names for label, names in losses.items()}
-    columns = max((len(names) for names in losses.values()), default=1)
-    figure = new_figure(min(7.4, 1.0 + 2.1 * max(2, columns)), 0.5 + 1.7 * max(1, len(labels)))
-    panels = figure.subplots(max(1, len(labels)), columns, squeeze=False)
+    # A single part is the total.
+    cells = [
+        (label, loss) for label, names in losses.items() for loss in (names[:1] if len(names) == 2 else names)
+    ]
+    columns = min(_IN_A_ROW, max(2, len(cells)))
+    rows = max(1, math.ceil(len(cells) / columns))
+    figure = new_figure(1.25 * columns, 0.5 + 1.15 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False)
     marks = palette(labels)
-    for row, label in zip(panels, labels, strict=False):
-        for axes, loss in zip(row, losses[label], strict=False):
-            chosen = logs[(logs["label"] == label) & (logs["loss"] == loss)]
-            for split, line in (("train", LINES[1]), ("val", LINES[0])):
-                one = chosen[chosen["split"] == split]
-                for _, seed in one.groupby("run_id", sort=True):
-                    axes.plot(
-                        seed["epoch"], seed["value"], color=marks[label].colour, ls=line, lw=0.6, alpha=0.45
-                    )
-                mean = one.groupby("epoch")["value"].mean()
-                axes.plot(mean.index, mean.to_numpy(), color=marks[label].colour, ls=line)
-            axes.set_title(textwrap.fill(loss.replace("_", " "), 11), pad=3, fontsize=7.5)
-            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-            axes.yaxis.set_major_locator(MaxNLocator(4))
-            axes.tick_params(labelsize=6.5)
-            axes.grid(color="0.92")
-            axes.set_xlabel("epoch")
-        row[0].set_ylabel(label, fontweight="bold", color=marks[label].colour)
-        for axes in row[len(losses[label]) :]:
-            axes.set_axis_off()
+    for axes, (label, loss) in zip(panels.flat, cells, strict=False):
+        chosen = logs[(logs["label"] == label) & (logs["loss"] == loss)]
+        _draw(axes, chosen, marks[label].colour)
+        title = textwrap.shorten(loss.replace("_", " "), 20, placeholder="…")
+        axes.set_title(f"{label}\n{title}", pad=3, fontsize=6.5, color=marks[label].colour)
+    for axes in panels.flat[len(cells) :]:
+        axes.set_axis_off()
+    for axes in panels.flat[max(0, len(cells) - columns) : len(cells)]:
+        axes.set_xlabel("epoch", fontsize=6.5)
     if not labels:
         panels[0, 0].text(0.5, 0.5, "no training log was found", ha="center", va="center")
         panels[0, 0].set_axis_off()
