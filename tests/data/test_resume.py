@@ -134,7 +134,7 @@ def test_a_killed_run_goes_on_and_leaves_no_process_behind(tmp_path: Path, decod
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert process.returncode == -signal.SIGKILL, process.stderr
     workers = [int(text) for text in process.stdout.split()]
