@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+from interruptions import stopped_after_renames
 from safetensors.torch import save_file
 
 from replication.errors import DataError
@@ -85,26 +86,14 @@ def test_what_a_killed_process_was_writing_is_swept_away(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("renames", [0, 1])
-def test_a_folder_is_never_there_in_part(
-    renames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_is_never_there_in_part(renames: int, tmp_path: Path) -> None:
     out, written = tmp_path / "out", tmp_path / "written"
     for folder, text in ((out, "old"), (written, "new")):
         folder.mkdir()
         for name in ("a", "b"):
             (folder / name).write_text(text)
-    rename, done = Path.rename, []
-
-    def fails(path: Path, target: Path) -> Path:
-        if len(done) == renames:
-            raise KeyboardInterrupt
-        done.append(target)
-        return rename(path, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", fails)
-        with pytest.raises(KeyboardInterrupt):
-            replace_folder(written, out)
+    with stopped_after_renames(renames):
+        replace_folder(written, out)
     assert not out.exists() or {path.read_text() for path in out.iterdir()} == {"old"}
     replace_folder(written, out)
     assert {path.name: path.read_text() for path in out.iterdir()} == {"a": "new", "b": "new"}

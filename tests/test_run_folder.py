@@ -7,6 +7,7 @@ from pathlib import Path
 
 import harness_doubles as doubles
 import pytest
+from interruptions import stopped_after_renames
 
 from replication import checkpoints
 from replication.checkpoints import save_run
@@ -25,23 +26,13 @@ def write_old(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("renames", range(5))
 def test_the_run_of_another_configuration_is_never_taken_for_the_new_one(
-    renames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    renames: int, tmp_path: Path
 ) -> None:
     folder = RunFolder(tmp_path / "run")
     before = write_old(folder.path)
-    rename, done = Path.rename, []
-
-    def fails(path: Path, target: Path) -> Path:
-        if len(done) == renames:
-            raise KeyboardInterrupt
-        done.append(target)
-        return rename(path, target)
-
     if renames < len(before):
-        with monkeypatch.context() as patch:
-            patch.setattr(Path, "rename", fails)
-            with pytest.raises(KeyboardInterrupt):
-                folder.claim(NEW)
+        with stopped_after_renames(renames):
+            folder.claim(NEW)
         assert json.loads((folder.path / "config.json").read_text()) == OLD.model_dump(mode="json")
     folder.claim(NEW)
     assert not folder.is_done

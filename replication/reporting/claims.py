@@ -184,7 +184,7 @@ def claims_table(report: Report, claims: Claims, found: list[Evidence]) -> Table
         header=report.header(
             used, protocols_of(report, measures), error_bars(report, every, "the contrasts of a claim")
         ),
-        notes=_notes(claims, found),
+        notes=_notes(report, claims, found),
         named_by=1,
     )
 
@@ -218,7 +218,7 @@ def _cells(made: list[Contrast]) -> tuple[Cell, Cell]:
     return closest.difference(), closest.adjusted()
 
 
-def _notes(claims: Claims, found: list[Evidence]) -> tuple[str, ...]:
+def _notes(report: Report, claims: Claims, found: list[Evidence]) -> tuple[str, ...]:
     """How many verdicts of each kind, and which competitors are missing."""
     counts = Counter(evidence.verdict for evidence in found)
     verdicts: tuple[Verdict, ...] = ("supported", "not supported", "not testable here")
@@ -227,6 +227,11 @@ def _notes(claims: Claims, found: list[Evidence]) -> tuple[str, ...]:
     asked = dict.fromkeys(one.b.label for evidence in found for one in evidence.contrasts)
     if absent := [label for label in asked if label not in compared]:
         texts.append(f"Never compared, because nothing of them was measured here: {list_of(absent, 20)}.")
+    if any(one.a.label != claims.method for evidence in found for one in evidence.contrasts):
+        settings = ", ".join(f"{key} {value}" for key, value in report.tier.variant_training.items())
+        texts.append(
+            f"Parts of {claims.method} are compared with the method trained as its variants are: {settings}."
+        )
     texts.append(
         f"{claims.method} is measured as this suite trains it, on the data named above; the verdicts are "
         "about these measurements, not about the publication's."

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from interruptions import stopped_after_renames
 
 from replication.data import decoding
 from replication.data.cache import JOURNAL, ImageCache
@@ -150,23 +151,13 @@ def test_a_killed_run_goes_on_and_leaves_no_process_behind(tmp_path: Path, decod
 
 @pytest.mark.parametrize("renames", [0, 1])
 def test_an_interruption_at_the_very_end_costs_nothing(
-    renames: int, tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+    renames: int, tmp_path: Path, decoded: list[str]
 ) -> None:
     source, out = raw.write_siim_png(tmp_path / "raw"), tmp_path / "out"
     run(source, out)
     raw.write_picture(source / "png_images/1_train_0_.png", raw.picture(99))
-    rename, done = Path.rename, []
-
-    def fails(path: Path, target: Path) -> Path:
-        if len(done) == renames:
-            raise KeyboardInterrupt
-        done.append(target)
-        return rename(path, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", fails)
-        with pytest.raises(KeyboardInterrupt):
-            run(source, out)
+    with stopped_after_renames(renames):
+        run(source, out)
     decoded.clear()
     run(source, out)
     assert not decoded
