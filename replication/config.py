@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
 from replication.errors import ConfigError, nearest
 from replication.training_config import AugmentationConfig as AugmentationConfig
@@ -192,6 +192,8 @@ class TierConfig(Strict):
         tuned: training settings of single methods, chosen for this tier on validation data.
         variant_training: training settings of variants that have weights of their own, e.g. fewer epochs;
             they are then compared with ``reference``, the method itself under the same settings.
+        variants_in_full: variants that are trained and evaluated as methods are all the same, and compared
+            with the method; transfer is not asked of them.
         seeds, methods, recipe, variants: the grid of runs; a variant is written ``medslip/no-protocl``.
         pretrain: data set of pre-training. protocols: ids of what is evaluated.
         variant_protocols: those that variants are evaluated under; empty takes all.
@@ -216,6 +218,7 @@ class TierConfig(Strict):
     seeds: tuple[int, ...] = (0,)
     methods: tuple[str, ...]
     variants: tuple[str, ...] = ()
+    variants_in_full: tuple[str, ...] = ()
     protocols: tuple[str, ...]
     variant_protocols: tuple[str, ...] = ()
     transfer: TransferConfig | None = None
@@ -223,6 +226,18 @@ class TierConfig(Strict):
     evaluation_batch_size: int = 128
     bootstrap: int = 1000
     notebooks: tuple[str, ...]
+
+    @field_validator("variants_in_full")
+    @classmethod
+    def _are_variants(cls, labels: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for label in labels:
+            if label not in info.data.get("variants", ()):
+                raise ValueError(f"{label!r} is not among the tier's variants")
+        return labels
+
+    def trains_shorter(self, label: str) -> bool:
+        """Whether a variant with weights of its own is trained by ``variant_training``."""
+        return bool(self.variant_training) and label not in self.variants_in_full
 
 
 class Recipe(Strict):
@@ -396,7 +411,7 @@ def resolve(
             )
         overrides = file.variants[variant].model_dump()
         weights = overrides.pop("weights")
-        if weights != "default":
+        if weights != "default" and tier.trains_shorter(label):
             base = merge(base, {"training": tier.variant_training})
         base = merge(base, overrides)
     model = parse(settings_class, base["model"], f"recipes/{method}.yaml: {label}, model")
@@ -434,7 +449,7 @@ def reference_of(tier: TierConfig, label: str) -> str:
     """
     method, _, variant = label.partition("/")
     shares_weights = load_recipes(method).variants[variant].weights == "default"
-    return f"{method}/{REFERENCE}" if tier.variant_training and not shares_weights else method
+    return f"{method}/{REFERENCE}" if tier.trains_shorter(label) and not shares_weights else method
 
 
 def canonical_json(model: BaseModel) -> str:

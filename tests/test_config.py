@@ -128,6 +128,19 @@ def test_a_tier_may_train_variants_and_their_reference_otherwise_than_methods() 
     assert reference_of(tier, "medslip/no-protocl") == "medslip/reference"
     assert reference_of(tier, "medslip/random-grounding-query") == "medslip"
     assert reference_of(plain, "medslip/no-protocl") == "medslip"
+    tier = tier.model_copy(update={"variants_in_full": ("medslip/no-protocl",)})
+    assert epochs("medslip/no-protocl") == 2
+    assert epochs("medslip/no-icl") == 1
+    assert reference_of(tier, "medslip/no-protocl") == "medslip"
+    assert reference_of(tier, "medslip/no-icl") == "medslip/reference"
+
+
+def test_variants_in_full_are_variants_of_the_tier(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    tier = load_tier("smoke").model_dump(mode="json")
+    path.write_text(yaml.safe_dump({**tier, "variants_in_full": ["medslip/no-such"]}))
+    with pytest.raises(ConfigError, match="'medslip/no-such' is not among the tier's variants"):
+        load_tier(str(path))
 
 
 def test_tier_scale_reaches_only_settings_that_exist() -> None:

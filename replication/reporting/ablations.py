@@ -97,15 +97,15 @@ class Effects:
 
     Attributes:
         suffix: of the table's name. lines: variant -> its contrasts, one per measure.
-        full: labels of the full models that variants are compared with: the method, or the method trained as
-            its variants are.
+        full: variant -> label of the full model that it is compared with: the method, or the method trained
+            as shortly.
         same: variants that the tier's settings make equal to the full model; they are not shown.
     """
 
     ablations: Ablations
     suffix: str
     lines: dict[str, tuple[Contrast, ...]]
-    full: tuple[str, ...]
+    full: dict[str, str]
     same: tuple[str, ...]
 
     @property
@@ -125,7 +125,7 @@ def effects(report: Report, comparer: Comparer, ablations: Ablations, suffix: st
     columns = [contrasts(comparer, [(*pair, measure) for pair in pairs]) for measure in ablations.measures]
     lines = {name: tuple(column[i] for column in columns) for i, name in enumerate(names)}
     unchanged = tuple(name for name in family.variants if name in same)
-    return Effects(ablations, suffix, lines, tuple(dict.fromkeys(full.values())), unchanged)
+    return Effects(ablations, suffix, lines, full, unchanged)
 
 
 def same_as_full(report: Report, ablations: Ablations) -> frozenset[str]:
@@ -143,10 +143,11 @@ def ablation_table(report: Report, comparer: Comparer, found: Effects) -> Table:
     ablations, family = found.ablations, found.family
     columns = [column for measure in ablations.measures for column in _columns(measure.title(report))]
     rows = []
-    for label in found.full:
+    full_models = list(dict.fromkeys(found.full.values()))
+    for label in full_models:
         own = [measured(comparer, line(report, label), measure) for measure in ablations.measures]
         cells = [cell for one in own for cell in (one, *_against_itself(one))]
-        shorter = "" if label == ablations.method else ", trained as its variants are"
+        shorter = "" if label == ablations.method else f", trained with {_settings(report)}"
         rows.append(Row((label, f"the full model{shorter}"), tuple(cells)))
     for name, made in found.lines.items():
         cells = [
@@ -156,15 +157,16 @@ def ablation_table(report: Report, comparer: Comparer, found: Effects) -> Table:
         ]
         rows.append(Row((name, family.variants[name]), tuple(cells)))
     every = [one for made in found.lines.values() for one in made]
-    labels = [*found.full, *(one.a.label for one in every)]
+    labels = [*full_models, *(one.a.label for one in every)]
     used = report.select(label=labels, recipe=report.tier.recipe)
     used = used[used["metric"].isin([measure.metric for measure in ablations.measures])]
     return Table(
         name=f"ablation_{found.suffix}",
         title=f"Ablations of {ablations.method}: {family.title}",
         caption=(
-            f"One change at a time; everything else as in {list_of(found.full, 2)}. Difference: the variant "
-            f"minus the full model, means over seeds; below 0 the change costs something.{_length(report)}"
+            f"One change at a time; everything else as in {list_of(full_models, 2)}. Difference: the variant "
+            "minus the full model, means over seeds; below 0 the change costs something."
+            f"{_length(report, found)}"
         ),
         label_names=("Variant", "What it changes"),
         columns=tuple(columns),
@@ -187,16 +189,20 @@ def ablation_table(report: Report, comparer: Comparer, found: Effects) -> Table:
     )
 
 
-def _length(report: Report) -> str:
+def _length(report: Report, found: Effects) -> str:
     """How variants are trained, where that is not as the method is."""
-    settings = report.tier.variant_training
-    if not settings:
+    method = found.ablations.method
+    shorter = [name for name, full in found.full.items() if full != method]
+    if not shorter:
         return ""
-    words = ", ".join(f"{key} {value}" for key, value in settings.items())
     return (
-        f" Variants with weights of their own, and the full model beside them, are trained with {words}; "
-        "variants of evaluation alone have the weights of the method."
+        f" Trained with {_settings(report)} and compared with {found.full[shorter[0]]}: "
+        f"{', '.join(shorter)}; all others are compared with {method}."
     )
+
+
+def _settings(report: Report) -> str:
+    return ", ".join(f"{key} {value}" for key, value in report.tier.variant_training.items())
 
 
 def _against_itself(value: Cell) -> tuple[Cell, Cell]:
@@ -262,6 +268,8 @@ def effects_figure(report: Report, found: Sequence[Effects]) -> tuple[Figure, st
         "intervals over seeds and test patients (test patients alone where there is one seed). Filled: "
         f"adjusted p (Holm, over the variants of a table) at most {SIGNIFICANT:.2f}."
     )
+    lengths = dict.fromkeys(_length(report, effect).strip() for effect in found)
+    text = " ".join(filter(None, [text, *lengths]))
     gaps = f" Not run, and not shown: {', '.join(dict.fromkeys(missing))}." if missing else ""
     return figure, text + gaps
 

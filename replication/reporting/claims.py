@@ -227,10 +227,11 @@ def _notes(report: Report, claims: Claims, found: list[Evidence]) -> tuple[str, 
     asked = dict.fromkeys(one.b.label for evidence in found for one in evidence.contrasts)
     if absent := [label for label in asked if label not in compared]:
         texts.append(f"Never compared, because nothing of them was measured here: {list_of(absent, 20)}.")
-    if any(one.a.label != claims.method for evidence in found for one in evidence.contrasts):
+    pairs = [(one.a.label, one.b.label) for evidence in found for one in evidence.contrasts]
+    if shorter := list(dict.fromkeys(part for own, part in pairs if own != claims.method)):
         settings = ", ".join(f"{key} {value}" for key, value in report.tier.variant_training.items())
         texts.append(
-            f"Parts of {claims.method} are compared with the method trained as its variants are: {settings}."
+            f"Compared with {claims.method} trained with {settings}, as they are: {', '.join(shorter)}."
         )
     texts.append(
         f"{claims.method} is measured as this suite trains it, on the data named above; the verdicts are "

@@ -83,24 +83,21 @@ def execute(script: Path, out: Path, parameters: Mapping[str, Any]) -> Path:
         storage_errors_are_reported(Path(scratch)),
         _interpreter_kernel(Path(scratch)),
     ):
-        source, executed = Path(scratch) / f"{script.stem}.ipynb", Path(scratch) / "executed.ipynb"
-        source.write_text(jupytext.writes(notebook, fmt="ipynb"), encoding="utf-8")
         try:
-            papermill.execute_notebook(
-                str(source),
-                str(executed),
+            executed = papermill.execute_notebook(
+                notebook,
+                None,
                 parameters=dict(parameters),
                 kernel_name=KERNEL,
                 cwd=str(Path.cwd()),
                 progress_bar=False,
                 log_output=False,
-                request_save_on_cell_execute=False,
             )
         except PapermillExecutionError as error:
             raise _cell_error(script, error) from error
         except PapermillException as error:
             raise DataError("A notebook could not be executed.", where=script, found=error) from error
-        result = normalise(json.loads(executed.read_text(encoding="utf-8")), _short_paths(parameters))
+        result = normalise(executed, _short_paths(parameters))
         return write_whole(out, json.dumps(result, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
 
 
@@ -108,7 +105,7 @@ def normalise(notebook: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str
     """Drop what differs between two equal executions: times, durations, ids, addresses, absolute paths.
 
     Args:
-        notebook: version 4, as parsed from its file.
+        notebook: version 4, as nbformat has it or as parsed from its file.
         paths: text -> what stands for it; the longest come first.
     """
     cells = []

@@ -20,6 +20,10 @@ from replication.files import locked
 if TYPE_CHECKING:
     from replication.workflow.plan import Workspace
 
+JOB_RATE = "1000/1m"
+"""Snakemake looks at all jobs once per this time for each job that has ended; by default that is each second,
+which comes to a tenth of a core in a run of a hundred jobs."""
+
 
 def snakemake_command(
     workspace: Workspace,
@@ -52,6 +56,7 @@ def snakemake_command(
         str(Path.cwd()),
         *(["--profile", str(profile_folder(profile))] if profile else []),
         *(["--cores", str(cores or 2)] if cores or not profile else []),
+        *([] if profile else ["--max-jobs-per-timespan", JOB_RATE]),
         "--rerun-incomplete",
         "--rerun-triggers",
         "mtime",
@@ -121,6 +126,11 @@ def main(work: str, results: str, arguments: Sequence[str]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except SystemExit as ended:
+        # Not by sys.exit, which would wait up to a minute for the timers behind JOB_RATE.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(ended.code or 0))
 
 
 if __name__ == "__main__":

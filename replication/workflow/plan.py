@@ -158,7 +158,8 @@ def protocols(tier: TierConfig, run: Run | None = None) -> list[Protocol]:
     Args:
         run: only those of this run; a tier may ask for fewer of variants.
     """
-    fewer = run is not None and "/" in run.label and tier.variant_protocols
+    short = run is not None and "/" in run.label and run.label not in tier.variants_in_full
+    fewer = tier.variant_protocols if short else ()
     return [load_protocol(protocol_id) for protocol_id in (fewer or tier.protocols)]
 
 

@@ -97,6 +97,22 @@ def test_variants_that_are_trained_shorter_are_compared_with_the_model_trained_l
     assert weights_of_the_method[1].value == 0
 
 
+def test_a_variant_that_is_trained_in_full_is_compared_with_the_method(tmp_path: Path) -> None:
+    shifts = {"": 0.0, "reference": -0.8, "no-protocl": 0.0, "alpha-2": -0.8}
+    report = variant_report(
+        tmp_path,
+        shifts,
+        seeds=(0,),
+        variant_training={"epochs": 4},
+        in_full=["medslip/no-protocl", "medslip/no-icl"],
+    )
+    _, table = made(report, Comparer(report), "loss_weights")
+    by_name = {row.labels[0]: row.cells for row in table.rows}
+    assert list(by_name)[:2] == ["medslip", "medslip/reference"]
+    assert by_name["no-protocl"][1].value == by_name["alpha-2"][1].value == 0
+    assert "medslip/reference: alpha-0.5, alpha-2, beta-0.5, beta-2;" in table.caption
+
+
 def test_variants_that_the_tier_trains_anyway_are_no_ablation(report: Report, comparer: Comparer) -> None:
     found, table = made(report, comparer, "components")
     assert set(found.same) == {"sigmoid-gate", "two-decoder-layers", "no-flip"}

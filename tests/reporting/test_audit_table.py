@@ -28,7 +28,7 @@ def audit() -> Audit:
 
 def few_draws(report: Report, **changes: object) -> Report:
     """With fewer draws, and variants trained like the method unless told otherwise."""
-    changes = {"bootstrap": 40, "variant_training": {}, **changes}
+    changes = {"bootstrap": 40, "variant_training": {}, "variants_in_full": (), **changes}
     return replace(report, tier=report.tier.model_copy(update=changes))
 
 

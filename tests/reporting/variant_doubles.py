@@ -33,12 +33,14 @@ def variant_report(
     seeds: Sequence[int] = (0, 1, 2),
     draws: int = 60,
     variant_training: Mapping[str, object] | None = None,
+    in_full: Sequence[str] = (),
 ) -> Report:
     """Results of several lines; ``""`` is the method itself, ``medklip`` another method.
 
     Args:
         shifts: line -> by how much the scores of images with a finding are higher than the method's.
         variant_training: of the tier; none, so that variants are compared with the method.
+        in_full: labels of variants that it does not hold for.
     """
     rows: list[Row] = []
     for name, shift in shifts.items():
@@ -49,7 +51,11 @@ def variant_report(
             rows += _rows(root, config, shift)
     write_rows(rows, root / "rows.parquet")
     report = Report.open(TIER, root, root)
-    changes = {"bootstrap": draws, "variant_training": dict(variant_training or {})}
+    changes = {
+        "bootstrap": draws,
+        "variant_training": dict(variant_training or {}),
+        "variants_in_full": tuple(in_full),
+    }
     return replace(report, tier=report.tier.model_copy(update=changes))
 
 

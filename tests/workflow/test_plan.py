@@ -112,8 +112,10 @@ def test_variants_are_transferred_only_if_the_tier_says_so() -> None:
 def test_variants_are_evaluated_under_the_protocols_that_the_tier_keeps_for_them() -> None:
     kept = ("nih-cxr14/phantom/v1",)
     tier = load_tier("phantom").model_copy(update={"variant_protocols": kept})
-    method, variant = Run("medslip", "matched", 0), Run("medslip/no-protocl", "matched", 0)
+    method, variant = Run("medslip", "matched", 0), Run("medslip/alpha-2", "matched", 0)
+    in_full = Run(tier.variants_in_full[0], "matched", 0)
     assert tuple(protocol.id for protocol in protocols(tier, variant)) == kept
+    assert protocols(tier, in_full) == protocols(tier)
     assert protocols(tier, method) == protocols(tier)
     without = tier.model_copy(update={"variant_protocols": ()})
     assert protocols(without, variant) == protocols(without)
