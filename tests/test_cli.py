@@ -84,6 +84,20 @@ def test_jobs_of_a_dry_run_are_listed_and_none_is_run(tmp_path: Path) -> None:
     assert not (tmp_path / "results").exists()
 
 
+def test_results_that_came_with_a_clone_are_made_anew(tmp_path: Path) -> None:
+    rows = tmp_path / "results" / "smoke" / "rows.parquet"
+    rows.parent.mkdir(parents=True)
+    rows.touch()
+    done = replicate(
+        *("run", "--tier", "smoke", "--dry-run", "--jobs", "--only", "medklip"),
+        *("--work", tmp_path / "work", "--results", tmp_path / "results"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0
+    for job in ("rule pretrain", "rule evaluate", "rule rows"):
+        assert job in done.stdout
+
+
 def test_dry_run_prints_a_plan(tmp_path: Path) -> None:
     done = replicate(
         "run", "--tier", "paper", "--dry-run", "--only", "convirt", "--seed", "0",
