@@ -52,6 +52,15 @@ table = report.save_table(disentanglement.streams_table(report), rows)
 display(Markdown(as_markdown(table)))
 
 # %% [markdown]
+# ## Without a part of the method
+#
+# The same for variants of MeDSLIP that were trained as long as it was: which part makes the streams differ?
+
+# %%
+table = report.save_table(disentanglement.streams_table(report, variants=True), rows)
+display(Markdown(as_markdown(table)))
+
+# %% [markdown]
 # ## How the streams look
 
 # %%

@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from replication.config import RunConfig, derived_seed, parse
+from replication.config import RunConfig
+from replication.config_files import derived_seed, parse
 from replication.errors import CheckpointError
 from replication.knowledge.descriptions import load_descriptions
 from replication.method import Ingredients, Method

@@ -225,9 +225,9 @@ def score(
     allow_leaks: AllowLeaks = False,
 ) -> None:
     """Score somebody else's predictions; no model needed."""
-    from replication.config import load_protocol
     from replication.data.batches import PreparedData
     from replication.files import atomic
+    from replication.protocol_config import load_protocol
     from replication.tasks.evaluate import score_predictions
 
     table = score_predictions(

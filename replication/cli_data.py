@@ -88,8 +88,8 @@ def data_verify(
     workers: Annotated[int, typer.Option(min=1, help="processes")] = 2,
 ) -> None:
     """Check a prepared folder (schema, hashes, patients, counts), or every file of a data set."""
-    from replication.config import load_protocol
     from replication.data.verify import verify
+    from replication.protocol_config import load_protocol
 
     report = verify(
         folder,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from replication.config import derived_seed
+from replication.config_files import derived_seed
 
 
 class Draws:

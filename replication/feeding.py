@@ -11,10 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from replication.config import RunConfig, TrainingConfig, derived_seed
+from replication.config import RunConfig
+from replication.config_files import derived_seed
 from replication.data.augmentation import Share
 from replication.errors import ConfigError, DataError
 from replication.method import Batch
+from replication.training_config import TrainingConfig
 
 if TYPE_CHECKING:
     from replication.data.batches import PreparedData

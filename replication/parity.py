@@ -21,10 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from replication import registry
-from replication.config import TrunkConfig, load_recipes, parse
+from replication.config import load_recipes
+from replication.config_files import parse
 from replication.errors import DataError
 from replication.knowledge.vocabulary import ANATOMIES, PATHOLOGIES
 from replication.method import Ingredients, Method, ReferenceInputs, ReferenceOutputs
+from replication.network_config import TrunkConfig
 from replication.networks.image_trunk import ResNetTrunk
 
 LOSS_TOLERANCE = 1e-4

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from replication.checkpoints import CONFIG, DONE
-from replication.config import RunConfig, derived_seed
+from replication.config import RunConfig
+from replication.config_files import derived_seed
 from replication.errors import CheckpointError
 from replication.files import atomic, locked, read_json, storage_errors_are_reported, sweep, write_json
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from replication.config import OptimiserConfig
+from replication.training_config import OptimiserConfig
 
 RELEASED_INTERVAL = 100
 """Iterations between two steps of the released warm-up."""

@@ -20,13 +20,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from replication.checkpoints import build_method, load_weights, save_run, save_weights
-from replication.config import OptimiserConfig, RunConfig, derived_seed
+from replication.config import RunConfig
+from replication.config_files import derived_seed
 from replication.errors import UserError
 from replication.feeding import EpochBatches, MicroBatches, check_sizes, steps_per_epoch, validation_batches
 from replication.method import Batch
 from replication.networks.shared_batch_norm import share_batch_norms
 from replication.run_folder import Position, RunFolder
 from replication.schedule import learning_rate
+from replication.training_config import OptimiserConfig
 
 if TYPE_CHECKING:
     from replication.data.batches import PreparedData

@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from replication.training_config import AugmentationConfig, Strict
+from replication.config_files import Strict
+from replication.training_config import AugmentationConfig
 
 TransferTask = Literal[
     "linear_probe",

@@ -11,11 +11,11 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import BertConfig, BertModel, CLIPTokenizer, PreTrainedTokenizerFast
 
-from replication.config import TrunkConfig
 from replication.knowledge.descriptions import DESCRIPTIONS, EXTRA_DESCRIPTIONS
 from replication.knowledge.text_encoder import TextEncoder
 from replication.knowledge.vocabulary import ANATOMIES, PATHOLOGIES
 from replication.method import Batch, ImageTrunk, Ingredients
+from replication.network_config import TrunkConfig
 from replication.networks.image_trunk import ResNetTrunk
 from replication.phantom.scene import NIH_FINDINGS
 

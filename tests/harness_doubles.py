@@ -10,18 +10,14 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from replication.config import (
-    OptimiserConfig,
-    Protocol,
-    RunConfig,
-    TextConfig,
-    TrainingConfig,
-    TrunkConfig,
-)
+from replication.config import RunConfig
 from replication.data.batches import PreparedData
 from replication.data.boxes import Box, boxes_to_json
 from replication.method import Batch, Finding, Ingredients, Losses, Method, Settings
+from replication.network_config import TextConfig, TrunkConfig
 from replication.networks.image_trunk import ResNetTrunk
+from replication.protocol_config import Protocol
+from replication.training_config import OptimiserConfig, TrainingConfig
 
 SIDE = 32
 SQUARE = 12

@@ -13,7 +13,7 @@ import yaml
 from data import raw
 from sklearn.metrics import roc_auc_score
 
-from replication.config import CONFIGS, read_yaml
+from replication.config_files import CONFIGS, read_yaml
 from replication.data.batches import PreparedData
 from replication.data.prepare import prepare
 
@@ -96,6 +96,26 @@ def test_results_that_came_with_a_clone_are_made_anew(tmp_path: Path) -> None:
     assert done.returncode == 0
     for job in ("rule pretrain", "rule evaluate", "rule rows"):
         assert job in done.stdout
+
+
+def test_split_lists_are_named_and_given_by_hand(tmp_path: Path) -> None:
+    listed = replicate("data", "splits", "list")
+    assert listed.returncode == 0
+    assert "rsna-pneumonia/lovt" in {line.split()[0] for line in listed.stdout.splitlines()}
+    source, wrong = tmp_path / "raw", tmp_path / "mine.csv"
+    source.mkdir()
+    wrong.write_text("patient-1\n")
+    for arguments, words in (
+        (("rsna-pneumonia/lov",), "did you mean 'rsna-pneumonia/lovt'"),
+        (("rsna-pneumonia/lovt", "--file", f"tset.csv={wrong}"), "did you mean 'test.csv'"),
+        (("rsna-pneumonia/lovt", "--file", f"test.csv={wrong}"), str(wrong)),
+        (("rsna-pneumonia/lovt", "--file", "test.csv=no-such.csv"), "no-such.csv"),
+    ):
+        done = replicate("data", "splits", "fetch", *arguments, "--source", source)
+        assert done.returncode == 2, done.stderr
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not list(source.iterdir())
 
 
 def test_dry_run_prints_a_plan(tmp_path: Path) -> None:

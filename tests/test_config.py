@@ -6,25 +6,12 @@ import pytest
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from replication.config import (
-    CONFIGS,
-    Recipe,
-    RunConfig,
-    TierConfig,
-    Variant,
-    derived_seed,
-    digest,
-    load_protocol,
-    load_recipes,
-    load_tier,
-    merge,
-    parse,
-    protocol_ids,
-    reference_of,
-    resolve,
-)
+from replication.config import Recipe, RunConfig, Variant, load_recipes, reference_of, resolve
+from replication.config_files import CONFIGS, derived_seed, digest, merge, parse
 from replication.errors import ConfigError
+from replication.protocol_config import load_protocol, protocol_ids
 from replication.registry import METHODS, method_class, names
+from replication.tier_config import TierConfig, load_tier
 
 TIERS = [path.stem for path in sorted((CONFIGS / "tiers").glob("*.yaml"))]
 

@@ -10,9 +10,10 @@ import torch
 from doubles import REPORTS, batch, clip_tokenizer, ingredients
 from safetensors.torch import load_file, save_file
 
-from replication.config import TierConfig, load_recipes, resolve
+from replication.config import load_recipes, resolve
 from replication.method import CannotAnswer, Finding, Method, Settings
 from replication.registry import METHODS, method_class, names
+from replication.tier_config import TierConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 FINDINGS = (

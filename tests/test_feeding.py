@@ -6,9 +6,9 @@ import harness_doubles as doubles
 import pytest
 import torch
 
-from replication.config import AugmentationConfig
 from replication.errors import ConfigError, DataError
 from replication.feeding import EpochBatches, check_sizes, steps_per_epoch, validation_batches
+from replication.training_config import AugmentationConfig
 
 DATA = doubles.prepared()
 # Every report is the name of its image.

@@ -19,7 +19,7 @@ import yaml
 from torchvision.models import ResNet50_Weights, resnet50
 
 from replication.checkpoints import read_tensors
-from replication.config import CONFIGS, read_yaml
+from replication.config_files import CONFIGS, read_yaml
 from replication.knowledge.random_encoder import random_text_encoder
 
 METHODS = {"medslip": 1024, "convirt": 2048}

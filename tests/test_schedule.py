@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from replication.config import OptimiserConfig
 from replication.schedule import learning_rate, plateau_reductions
+from replication.training_config import OptimiserConfig
 
 RELEASED = OptimiserConfig(
     lr=1e-4, min_lr=1e-5, warmup_lr=1e-5, warmup="iters_in_epoch0", warmup_epochs=5, schedule="cosine"

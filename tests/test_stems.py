@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from replication.config import CONFIGS
+from replication.config_files import CONFIGS
 from replication.registry import METHODS, method_class, names
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,11 +17,12 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from replication.checkpoints import build_method, load_run
-from replication.config import OptimiserConfig, RunConfig
+from replication.config import RunConfig
 from replication.data.batches import PreparedData
 from replication.draws import Draws
 from replication.errors import CheckpointError, DataError, UserError
 from replication.training import Objective, make_optimiser, pretrain
+from replication.training_config import OptimiserConfig
 
 DATA = doubles.prepared()
 TEXT = doubles.FakeText()

@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 from torch import distributed, multiprocessing
 
 from replication.checkpoints import build_method
-from replication.config import OptimiserConfig, RunConfig, TrainingConfig, load_tier, resolve
+from replication.config import RunConfig, resolve
 from replication.data.batches import PreparedData
 from replication.registry import METHODS, method_class, names
+from replication.tier_config import load_tier
 from replication.training import pretrain
+from replication.training_config import OptimiserConfig, TrainingConfig
 
 UNTRAINED = ("random", "imagenet")
 TRAINED = [name for name in names(METHODS) if name not in UNTRAINED]

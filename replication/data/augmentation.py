@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from replication.config import AugmentationConfig
 from replication.data.randaugment import rand_augment
 from replication.errors import ConfigError
 from replication.knowledge.vocabulary import ANATOMIES, anatomy_index, mirrored
+from replication.training_config import AugmentationConfig
 
 LUNG_FIELD = (0.40, 0.33)
 """Half-width and half-height, as shares of the side, of the middle part that ``batched`` keeps in view.

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from replication.config import AugmentationConfig, Protocol
 from replication.data.augmentation import Share, augment, mirror_triplets
 from replication.data.boxes import Box, boxes_from_json
 from replication.data.manifest import LABEL, check_patients, label_names, load_manifest
@@ -24,6 +23,8 @@ from replication.data.splits import SPLITS
 from replication.errors import DataError
 from replication.knowledge.vocabulary import ANATOMIES, PATHOLOGIES
 from replication.method import Batch
+from replication.protocol_config import Protocol
+from replication.training_config import AugmentationConfig
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)

@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from replication.config import Protocol
 from replication.data.batches import PreparedData
 from replication.data.likeness import copies
 from replication.data.splits import SPLITS
 from replication.errors import DataError
 from replication.files import atomic, read_json, write_json
+from replication.protocol_config import Protocol
 
 KINDS = ("patient", "identifier", "file", "pixels", "near-duplicate")
 COLUMNS = (

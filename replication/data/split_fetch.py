@@ -28,17 +28,22 @@ def fetch(split: SplitList, source: Path, given: Mapping[str, Path] | None = Non
         DataError: no network, no public copy, or another content than is on record.
     """
     given = given or {}
-    for name in given:
+    for name, path in given.items():
         if name not in split.files:
             raise ConfigError(
                 f"No list of {split.id} has that name.", found=name, remedy=nearest(name, split.files)
             )
+        if not path.is_file():
+            raise DataError(f"There is no list {name!r} of {split.id} to take.", where=path)
     if not source.is_dir():
         raise DataError("The folder of the raw data set is missing.", where=source)
+    by_hand = {name: path.read_bytes() for name, path in given.items()}
+    for name, content in by_hand.items():
+        check_list(split, name, content, given[name], known=split.files[name].sha256)
     written = []
     for name, path in split.paths(source).items():
-        if name in given or not path.is_file():
-            content = given[name].read_bytes() if name in given else _download(split, name, path)
+        if name in by_hand or not path.is_file():
+            content = by_hand.get(name) or _download(split, name, path)
             check_list(split, name, content, path, known=split.files[name].sha256)
             with atomic(path) as temporary:
                 temporary.write_bytes(content)

@@ -18,7 +18,7 @@ from typing import Literal
 import pandas as pd
 from pydantic import Field
 
-from replication.config import CONFIGS, Strict, parse, read_yaml
+from replication.config_files import CONFIGS, Strict, parse, read_yaml
 from replication.data.splits import SPLITS, seeded_splits
 from replication.data.tables import read_lines
 from replication.errors import ConfigError, DataError, nearest

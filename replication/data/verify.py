@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from replication.config import Protocol, load_protocol, protocol_ids
 from replication.data.batches import PreparedData
 from replication.data.cache import array_digest
 from replication.data.decoding import decode_all, jobs_of
@@ -17,6 +16,7 @@ from replication.data.images import read_bytes
 from replication.data.manifest import LABEL, label_names, table_digest
 from replication.data.readers import DatasetReader
 from replication.errors import ConfigError, DataError
+from replication.protocol_config import Protocol, load_protocol, protocol_ids
 from replication.registry import dataset_reader
 
 _SMALL = 32

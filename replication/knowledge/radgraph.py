@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from replication.config import Strict
+from replication.config_files import Strict
 from replication.errors import DataError
 from replication.knowledge.lemmas import Lemmatiser, lemmatiser
 from replication.knowledge.radgraph_documents import Document

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from replication.config import TrunkConfig
 from replication.errors import CheckpointError, ConfigError
 from replication.method import ImageTrunk
+from replication.network_config import TrunkConfig
 from replication.networks.clip_transformer import Transformer
 from replication.networks.key_maps import load_strictly, read_state
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
-from replication.config import TrunkConfig
 from replication.errors import CheckpointError, ConfigError, nearest
 from replication.method import ImageTrunk
+from replication.network_config import TrunkConfig
 from replication.networks.clip_trunk import clip_trunk
 from replication.networks.key_maps import load_strictly, read_state
 

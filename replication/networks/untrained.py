@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from replication.config import derived_seed
+from replication.config_files import derived_seed
 from replication.method import (
     Batch,
     Finding,

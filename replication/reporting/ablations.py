@@ -11,16 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pydantic import Field
 
-from replication.config import (
-    CONFIGS,
-    Strict,
-    load_recipes,
-    merge,
-    parse,
-    read_yaml,
-    reference_of,
-    resolve,
-)
+from replication.config import load_recipes, reference_of, resolve
+from replication.config_files import CONFIGS, Strict, merge, parse, read_yaml
 from replication.errors import ConfigError, nearest
 from replication.registry import method_class
 from replication.reporting.contrasts import (

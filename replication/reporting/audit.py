@@ -9,22 +9,17 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
-from replication.config import (
-    RunConfig,
-    Strict,
-    TrainingConfig,
-    TransferConfig,
-    TrunkConfig,
-    load_tier,
-    parse,
-    read_yaml,
-    resolve,
-)
+from replication.config import RunConfig, resolve
+from replication.config_files import Strict, parse, read_yaml
 from replication.errors import ConfigError, nearest
 from replication.knowledge.radgraph import RadGraphSettings
 from replication.metrics import ThresholdOp
+from replication.network_config import TrunkConfig
 from replication.registry import method_class
 from replication.tasks.zero_shot_grounding import GroundingRules
+from replication.tier_config import load_tier
+from replication.training_config import TrainingConfig
+from replication.transfer_config import TransferConfig
 
 AUDITS = Path(__file__).resolve().parents[1] / "audit"
 """One YAML file per audited method."""

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from replication.comparison import hierarchical_difference, paired_difference
-from replication.config import Protocol, reference_of
+from replication.config import reference_of
 from replication.errors import ConfigError
+from replication.protocol_config import Protocol
 from replication.reporting.audit import Audit, ClassificationRules, Measure, Side
 from replication.reporting.audit import Entry as Place
 from replication.reporting.draws import bootstrap_draws, load_predictions

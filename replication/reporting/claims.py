@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from replication.config import CONFIGS, Strict, load_recipes, parse, read_yaml, reference_of
+from replication.config import load_recipes, reference_of
+from replication.config_files import CONFIGS, Strict, parse, read_yaml
 from replication.errors import ConfigError, nearest
 from replication.registry import METHODS, names
 from replication.reporting.contrasts import (
@@ -25,7 +26,7 @@ from replication.reporting.contrasts import (
     line,
     protocols_of,
 )
-from replication.reporting.paired import Comparer, Comparison
+from replication.reporting.paired import ZERO, Comparer, Comparison
 from replication.reporting.report import Entry, Report
 from replication.reporting.significance import SIGNIFICANT
 from replication.reporting.tables import Cell, Column, Row, Table, list_of
@@ -40,6 +41,7 @@ class Claim(Strict):
         text: in our words. abstract: which version of it says so.
         measures: what the method must be better in, all of them.
         against: labels it must be better than, all of them; those of the file if empty.
+        above_zero: the measures are differences themselves, which must be above 0; there is no competitor.
     """
 
     id: str
@@ -47,6 +49,13 @@ class Claim(Strict):
     abstract: str
     measures: tuple[Measure, ...] = Field(min_length=1)
     against: tuple[str, ...] = ()
+    above_zero: bool = False
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Claim:
+        if self.above_zero and self.against:
+            raise ValueError("a claim that is above_zero has no competitors, so no key 'against'")
+        return self
 
 
 class Claims(Strict):
@@ -61,8 +70,8 @@ class Claims(Strict):
     claims: tuple[Claim, ...] = Field(min_length=1)
 
     def against(self, claim: Claim) -> tuple[str, ...]:
-        """Labels that the method must be better than."""
-        return claim.against or self.baselines
+        """Labels that the method must be better than; none where it must be above zero."""
+        return () if claim.above_zero else claim.against or self.baselines
 
 
 def load_claims(method: str = "medslip", folder: Path = CONFIGS / "claims") -> Claims:
@@ -129,18 +138,16 @@ def examine(report: Report, comparer: Comparer, claims: Claims) -> list[Evidence
         variant = label.startswith(f"{claims.method}/")
         return line(report, reference_of(report.tier, label) if variant else claims.method)
 
+    def pairs(claim: Claim) -> list[tuple[Entry, Entry]]:
+        if claim.above_zero:
+            return [(own(ZERO.label), ZERO)]
+        return [(own(label), line(report, label)) for label in claims.against(claim)]
+
     return [
         Evidence(
             claim,
             tuple(
-                contrasts(
-                    comparer,
-                    [
-                        (own(label), line(report, label), measure)
-                        for measure in claim.measures
-                        for label in claims.against(claim)
-                    ],
-                )
+                contrasts(comparer, [(*pair, measure) for measure in claim.measures for pair in pairs(claim)])
             ),
         )
         for claim in claims.claims
@@ -170,7 +177,8 @@ def claims_table(report: Report, claims: Claims, found: list[Evidence]) -> Table
             "A claim is a set of contrasts, the method minus each competitor in each measure. Supported: all "
             f"were measured and all are above 0 (p Holm at most {SIGNIFICANT:.2f}, over the contrasts of the "
             "claim). Not supported: one that was measured is not, which does not show the opposite. Not "
-            "testable here: otherwise. Of each measure the contrast with the lowest difference is shown."
+            "testable here: otherwise. Of each measure the contrast with the lowest difference is shown; "
+            "zero stands for a competitor where the measure is a difference itself."
         ),
         label_names=(
             *("Claim", "What it says", "Verdict", "Measured in"),
@@ -224,7 +232,7 @@ def _notes(report: Report, claims: Claims, found: list[Evidence]) -> tuple[str, 
     verdicts: tuple[Verdict, ...] = ("supported", "not supported", "not testable here")
     texts = [f"{len(found)} claims: " + ", ".join(f"{counts[kind]} {kind}" for kind in verdicts) + "."]
     compared = {one.b.label for e in found for one in e.contrasts if isinstance(one.found, Comparison)}
-    asked = dict.fromkeys(one.b.label for evidence in found for one in evidence.contrasts)
+    asked = dict.fromkeys(one.b.label for e in found for one in e.contrasts if one.b != ZERO)
     if absent := [label for label in asked if label not in compared]:
         texts.append(f"Never compared, because nothing of them was measured here: {list_of(absent, 20)}.")
     pairs = [(one.a.label, one.b.label) for evidence in found for one in evidence.contrasts]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from replication.config import Protocol
+from replication.protocol_config import Protocol
 from replication.reporting.figures import Mark, new_figure, palette
 from replication.reporting.report import LABEL_NAMES, Entry, Report, titled
 from replication.reporting.summary import Summariser, mean_notes
@@ -77,6 +77,10 @@ def rows_of(report: Report, protocols: Sequence[Protocol]) -> pd.DataFrame:
     return report.select(task=TASK, protocol=[protocol.id for protocol in protocols])
 
 
+PANELS_ABREAST = 5
+"""Of the figure ``per_finding``: 14 findings and their mean fill three lines."""
+
+
 def per_finding_protocol(report: Report) -> Protocol | None:
     """The protocol with the 14 NIH findings; ``None`` if the tier has none."""
     found = [p for p in report.protocols(TASK) if p.dataset == PER_FINDING_DATASET]
@@ -138,46 +142,34 @@ def _positives(report: Report, protocol: Protocol, finding: str) -> str:
 
 
 def per_finding_figure(table: Table) -> Figure:
-    """``per_finding``: one line per finding, a dot with its interval per method."""
+    """``per_finding``: a panel per finding, a dot with its interval per method."""
     labels = [column.name for column in table.columns]
     marks = palette([label.partition(" (")[0] for label in labels])
-    figure = new_figure(7.0, 1.2 + max(1, len(table.rows)) * (0.12 + 0.085 * len(labels)))
-    axes = figure.subplots()
-    offsets = np.linspace(-0.32, 0.32, len(labels)) if len(labels) > 1 else np.zeros(len(labels))
-    for j, label in enumerate(labels):
-        mark = marks[label.partition(" (")[0]]
-        for i, row in enumerate(table.rows):
-            cell = row.cells[j]
+    columns = min(PANELS_ABREAST, max(1, len(table.rows)))
+    lines = max(1, -(-len(table.rows) // columns))
+    figure = new_figure(1.0 + 1.25 * columns, 0.4 + lines * (0.5 + 0.1 * len(labels)))
+    panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, row in zip(panels, table.rows, strict=False):
+        axes.axvline(0.5, color="0.5", lw=0.8, ls=(0, (3, 2)))
+        for j, (column, cell) in enumerate(zip(table.columns, row.cells, strict=True)):
             if cell.value is None:
                 continue
+            mark = marks[column.name.partition(" (")[0]]
             if cell.lower is not None and cell.upper is not None:
-                axes.plot([cell.lower, cell.upper], [i + offsets[j]] * 2, color=mark.colour, lw=1.1)
-            reference = table.columns[j].reference
-            axes.plot(
-                cell.value,
-                i + offsets[j],
-                mark.marker,
-                color=mark.colour,
-                mfc="white" if reference else mark.colour,
-                ms=4.5,
-            )
-    for i in range(0, len(table.rows), 2):
-        axes.axhspan(i - 0.5, i + 0.5, color="0.95", zorder=0, lw=0)
-    axes.axvline(0.5, color="0.5", lw=0.8, ls=(0, (3, 2)))
-    axes.text(0.5, -0.62, "chance", ha="center", va="bottom", fontsize=6.5, color="0.4")
-    axes.set_yticks(range(len(table.rows)), ["\n".join(_finding_label(row)) for row in table.rows])
-    axes.set_ylim(len(table.rows) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("AUC (95 % interval)")
-    axes.grid(axis="x", color="0.88")
-    axes.set_axisbelow(True)
-    _legend(figure, labels, {label: marks[label.partition(" (")[0]] for label in labels}, lines=False)
+                axes.plot([cell.lower, cell.upper], [j, j], color=mark.colour, lw=1.1)
+            inside = "white" if column.reference else mark.colour
+            axes.plot(cell.value, j, mark.marker, color=mark.colour, mfc=inside, ms=3.5)
+        axes.set_title("\n".join(filter(None, row.labels)), fontsize=6.5)
+        axes.grid(axis="x", color="0.88")
+        axes.set_axisbelow(True)
+        axes.tick_params(axis="x", labelsize=6)
+        axes.tick_params(axis="y", labelsize=6, length=0)
+    for axes in panels[len(table.rows) :]:
+        axes.set_axis_off()
+    panels[0].set_yticks(range(len(labels)), labels)
+    panels[0].set_ylim(len(labels) - 0.4, -0.6)
+    figure.supxlabel("AUC (95 % interval); dashed: chance", fontsize=7)
     return figure
-
-
-def _finding_label(row: Row) -> list[str]:
-    name, positives = row.labels
-    return [name, positives] if positives else [name]
 
 
 def roc_figure(report: Report) -> tuple[Figure, str]:
@@ -209,8 +201,7 @@ def roc_figure(report: Report) -> tuple[Figure, str]:
             axes.text(0.97, 0.06, "no test images of both classes", ha="right", color="0.4")
     for axes in panels[len(protocols) :]:
         axes.set_axis_off()
-    labels = [entry.label for entry in entries]
-    _legend(figure, labels, {label: marks[label] for label in labels}, lines=True)
+    _legend(figure, {entry.label: marks[entry.label] for entry in entries})
     text = (
         "Receiver operating characteristic of zero-shot classification. Sensitivities are averaged at equal "
         "specificity over the findings of a protocol and over seeds; the band spans the seeds. The area "
@@ -256,16 +247,6 @@ def _roc(labels: NDArray[Any], scores: NDArray[Any]) -> tuple[FloatArray, FloatA
     return false, true
 
 
-def _legend(figure: Figure, labels: Sequence[str], marks: dict[str, Mark], *, lines: bool) -> None:
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=marks[label].colour,
-            marker="" if lines else marks[label].marker,
-            ls=marks[label].line if lines else "",
-            label=label,
-        )
-        for label in labels
-    ]
+def _legend(figure: Figure, marks: Mapping[str, Mark]) -> None:
+    handles = [Line2D([], [], color=mark.colour, ls=mark.line, label=label) for label, mark in marks.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(5, max(1, len(handles))))

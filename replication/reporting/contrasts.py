@@ -10,8 +10,9 @@ from typing import Annotated
 from pydantic import Field
 
 from replication.comparison import holm
-from replication.config import Protocol, Strict
-from replication.reporting.paired import Comparer, Comparison, NothingToCompare, Question, Side
+from replication.config_files import Strict
+from replication.protocol_config import Protocol
+from replication.reporting.paired import ZERO, Comparer, Comparison, NothingToCompare, Question, Side
 from replication.reporting.report import Entry, Report, titled
 from replication.reporting.significance import METRIC_NAMES, SIGNIFICANT, name_of
 from replication.reporting.tables import Cell
@@ -22,19 +23,22 @@ class Measure(Strict):
 
     Attributes:
         label_fraction: share of the labels that was learned from; 0 for zero-shot.
+        finding: of the rows, for probes the stream; "" takes the mean, or the only one.
     """
 
     task: str
     dataset: str
     metric: str
     label_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    finding: str = ""
 
     @property
     def words(self) -> str:
         """``NIH ChestX-ray14, AUC``; with the share of labels where there is one."""
         share = f", {100 * self.label_fraction:g} % of the labels" if self.label_fraction else ""
         metric = METRIC_NAMES.get(self.metric, self.metric.replace("_", " "))
-        return f"{titled(self.dataset)}, {metric}{share}"
+        finding = f", {self.finding.replace('_', ' ')}" if self.finding else ""
+        return f"{titled(self.dataset)}, {metric}{finding}{share}"
 
     def title(self, report: Report) -> str:
         """As ``words``, with the number of findings of the tier's protocol."""
@@ -49,16 +53,16 @@ class Measure(Strict):
         Raises:
             NothingToCompare: the tier has none of this data set with this task.
         """
-        base = self.task.removesuffix("_frozen")
+        base = self.task.removesuffix("_frozen").removesuffix("_patches")
         own = [protocol for protocol in report.protocols(base) if protocol.dataset == self.dataset]
         if not own:
             raise NothingToCompare(f"the tier has no protocol of {self.dataset} with the task {base}")
-        return Question(self.task, own[0], self.metric, self.label_fraction)
+        return Question(self.task, own[0], self.metric, self.label_fraction, self.finding)
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """A minus B in one measure.
+    """A minus B in one measure; where B is ``ZERO``, the measure itself, which is a difference.
 
     Attributes:
         found: the comparison, or why there is none; a reason names B where it is B that lacks something.
@@ -126,12 +130,15 @@ def _compared(comparer: Comparer, a: Entry, b: Entry, measure: Measure) -> Compa
         question = measure.question(comparer.report)
     except NothingToCompare as reason:
         return reason.problem
-    for entry, whose in ((a, ""), (b, f"{b.label}: ")):
+    sides = [(a, ""), *([] if b == ZERO else [(b, f"{b.label}: ")])]
+    for entry, whose in sides:
         try:
             comparer.paths(comparer.side(entry, question), question)
         except NothingToCompare as reason:
             return whose + reason.problem
     try:
+        if b == ZERO:
+            return comparer.from_zero(a, question)
         return comparer.compare(a, b, question, by_seed=_method(a) == _method(b))
     except NothingToCompare as reason:
         return reason.problem

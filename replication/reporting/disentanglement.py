@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from replication.config import Protocol
+from replication.protocol_config import Protocol
 from replication.reporting.draws import load_predictions
 from replication.reporting.figures import COLOURS, MARKERS, new_figure
 from replication.reporting.report import LABEL_NAMES, Entry, Report
@@ -42,10 +42,15 @@ def protocol(report: Report) -> Protocol | None:
     return next(iter(report.protocols(IMAGES)), None)
 
 
-def streams_table(report: Report) -> Table:
-    """``disentanglement``: a block for images and one for patches, a row per method and stream."""
+def streams_table(report: Report, *, variants: bool = False) -> Table:
+    """``disentanglement``: a block for images and one for patches, a row per method and stream.
+
+    Args:
+        variants: instead of methods, those that this was measured of; named ``disentanglement_variants``.
+    """
     summariser = Summariser(report)
     asked = report.protocols(IMAGES)
+    entries = _variants(report) if variants else report.entries()
     rows = tuple(
         Row(
             (level, *entry.labels, stream),
@@ -55,13 +60,15 @@ def streams_table(report: Report) -> Table:
         )
         for one in asked
         for task, level in LEVELS.items()
-        for entry in report.entries()
+        for entry in entries
         for stream in _streams_of(report, entry)
     )
-    measured = report.select(task=list(TASKS), protocol=[one.id for one in asked])
+    measured = report.select(
+        task=list(TASKS), protocol=[one.id for one in asked], label=[entry.label for entry in entries]
+    )
     return Table(
-        name="disentanglement",
-        title="What each stream knows",
+        name="disentanglement" + ("_variants" if variants else ""),
+        title="What each stream knows" + (", without a part of the method" if variants else ""),
         caption=(
             "Logistic regressions on frozen, standardised features, one class against the rest, trained on "
             "the training split; macro AUC on test data. Image: mean patch of a stream; pathology is which "
@@ -84,6 +91,14 @@ def streams_table(report: Report) -> Table:
             "perfect stream reads the other's target above chance.",
         ),
     )
+
+
+def _variants(report: Report) -> list[Entry]:
+    """Variants that were measured, below the method whose variants they are."""
+    measured = set(rows_of(report)["label"])
+    found = [entry for entry in report.entries(variants=True) if entry.label in measured]
+    methods = {entry.label.partition("/")[0] for entry in found if "/" in entry.label}
+    return [entry for entry in found if entry.label.partition("/")[0] in methods]
 
 
 def _streams_of(report: Report, entry: Entry) -> list[str]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from replication.config import Protocol
 from replication.errors import ConfigError
+from replication.protocol_config import Protocol
 from replication.records import read_predictions
 from replication.statistics import FloatArray
 from replication.tasks import (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import ConfigDict
 
-from replication.config import Strict, parse
+from replication.config_files import Strict, parse
 from replication.records import read_json
 from replication.reporting.report import LABEL_NAMES, Entry, Report, titled
 from replication.reporting.tables import Cell, Column, Header, Row, Table

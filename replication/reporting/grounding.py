@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from replication.config import Protocol
+from replication.protocol_config import Protocol
 from replication.reporting.report import LABEL_NAMES, Report, titled
 from replication.reporting.summary import MEAN, Summariser, mean_notes
 from replication.reporting.tables import Column, Row, Table

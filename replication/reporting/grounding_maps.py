@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from replication.config import Protocol
 from replication.data.batches import PreparedData
 from replication.data.privacy import is_credentialed
+from replication.protocol_config import Protocol
 from replication.reporting.draws import load_predictions
 from replication.reporting.figures import COLOURS, new_figure
 from replication.reporting.grounding import GROUNDING

@@ -19,8 +19,8 @@ from replication.comparison import (
     hierarchical_difference_by_seed,
     paired_difference,
 )
-from replication.config import Protocol, load_protocol
 from replication.errors import DataError
+from replication.protocol_config import Protocol, load_protocol
 from replication.records import read_metadata, read_predictions, result_name
 from replication.reporting.draws import bootstrap_draws
 from replication.reporting.report import Entry, Report
@@ -41,15 +41,23 @@ PRIMARY: dict[str, tuple[str, ...]] = {
 TESTED_BY_DELONG = ("auc", "relation_auc")
 """Metrics that are AUCs of the stored scores against the stored labels."""
 
+ZERO = Entry((), "zero", "", "")
+"""Stands for a competitor where a metric that is a difference is compared with none."""
+
 
 @dataclass(frozen=True)
 class Question:
-    """What methods are compared in."""
+    """What methods are compared in.
+
+    Attributes:
+        finding: of the rows; "" takes the mean, or the only one.
+    """
 
     task: str
     protocol: Protocol
     metric: str
     label_fraction: float = 0.0
+    finding: str = ""
 
     @property
     def predictions(self) -> str:
@@ -157,7 +165,7 @@ class Comparer:
 
     def __init__(self, report: Report) -> None:
         self.report = report
-        self._sides: dict[tuple[Entry, str, str], Side] = {}
+        self._sides: dict[tuple[Entry, str, str, str], Side] = {}
         self._sheets: dict[str, tuple[Path, pd.DataFrame]] = {}
         self._scores: dict[Path, NDArray[Any]] = {}
         self._draws: dict[Path, dict[tuple[str, str], FloatArray]] = {}
@@ -168,7 +176,7 @@ class Comparer:
         Raises:
             NothingToCompare: it has none.
         """
-        key = (entry, question.predictions, question.metric)
+        key = (entry, question.predictions, question.metric, question.finding)
         if key not in self._sides:
             self._sides[key] = self._side(entry, question)
         return self._sides[key]
@@ -183,8 +191,8 @@ class Comparer:
             & (rows["label_fraction"] == question.label_fraction)
             & (rows["metric"] == question.metric)
         ]
-        if (chosen["finding"] == MEAN).any():
-            chosen = chosen[chosen["finding"] == MEAN]
+        if question.finding or (chosen["finding"] == MEAN).any():
+            chosen = chosen[chosen["finding"] == (question.finding or MEAN)]
         if chosen.empty:
             raise NothingToCompare(self._why_none(set(rows.loc[mine, "run_id"]), question))
         if chosen["finding"].nunique() > 1:
@@ -269,6 +277,25 @@ class Comparer:
         if question.metric in TESTED_BY_DELONG:
             delong = delong_difference(self._findings(question, *scores))
         return Comparison(question, first, second, paired, over_seeds, delong)
+
+    def from_zero(self, entry: Entry, question: Question) -> Comparison:
+        """Test whether a metric that is a difference itself is not zero.
+
+        Returns:
+            A comparison whose second side is zero, of no runs.
+
+        Raises:
+            NothingToCompare, DataError: see ``compare``.
+        """
+        side = self.side(entry, question)
+        draws = self._drawn(side, question)
+        zero = replace(side, entry=ZERO, values=np.zeros_like(side.values), runs=(), rows=())
+        paired = paired_difference(side.mean, draws.mean(axis=0), 0.0, np.zeros_like(draws[0]))
+        over_seeds = None
+        if len(side.seeds) > 1:
+            nothing = np.zeros_like(draws)
+            over_seeds = hierarchical_difference_by_seed(side.values, draws, zero.values, nothing)
+        return Comparison(question, side, zero, paired, over_seeds, None)
 
     def _drawn(self, side: Side, question: Question) -> FloatArray:
         """Bootstrap draws of each seed: ``[S, R]``."""

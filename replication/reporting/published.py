@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from replication.config import CONFIGS, Protocol, Strict, load_protocol, parse, protocol_ids, read_yaml
+from replication.config_files import CONFIGS, Strict, parse, read_yaml
 from replication.errors import DataError, nearest
+from replication.protocol_config import Protocol, load_protocol, protocol_ids
 
 LEDGER = Path(__file__).resolve().parents[1] / "published"
 """The CSV files of the ledger, and ``comparability.yaml``."""

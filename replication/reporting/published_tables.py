@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from replication.config import Protocol, load_protocol
+from replication.protocol_config import Protocol, load_protocol
 from replication.reporting.published import (
     METRICS,
     TASKS,

@@ -12,13 +12,14 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from replication.config import Protocol, TierConfig, load_protocol, load_tier
 from replication.errors import DataError
+from replication.protocol_config import Protocol, load_protocol
 from replication.records import ROW_SCHEMA, read_json, read_rows
 from replication.reporting import provenance
 from replication.reporting.figures import Caption, registered_methods, save_figure
 from replication.reporting.tables import Header, Table
 from replication.reporting.writers import write_table
+from replication.tier_config import TierConfig, load_tier
 
 PHANTOM_SENTENCE = (
     "Measured on generated phantom radiographs, not on patients; it compares methods under controlled "

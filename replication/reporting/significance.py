@@ -26,6 +26,7 @@ METRIC_NAMES = {
     "site_auc": "site AUC",
     "relation_auc": "relation AUC",
     "dice": "Dice",
+    "contrast_to_trunk": "own - other, minus trunk's",
 }
 
 
@@ -135,7 +136,9 @@ def name_of(question: Question) -> str:
     labels = f", {100 * question.label_fraction:g} % of the labels" if question.label_fraction else ""
     metric = METRIC_NAMES.get(question.metric, question.metric)
     frozen = ", frozen encoder" if question.task.endswith("_frozen") else ""
-    return f"{titled(question.protocol.dataset)}{mean}, {metric}{frozen}{labels}"
+    patches = ", patches" if question.task.endswith("_patches") else ""
+    finding = f", {question.finding.replace('_', ' ')}" if question.finding else ""
+    return f"{titled(question.protocol.dataset)}{mean}, {metric}{finding}{patches}{frozen}{labels}"
 
 
 def _columns(question: Question, family: Family) -> list[Column]:

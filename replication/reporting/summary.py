@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from replication.config import Protocol, load_protocol
+from replication.protocol_config import Protocol, load_protocol
 from replication.records import read_metadata, read_predictions, result_name
 from replication.reporting.report import Entry, Report
 from replication.reporting.tables import Cell

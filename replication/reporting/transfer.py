@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from replication.config import Protocol
+from replication.protocol_config import Protocol
 from replication.reporting.figures import new_figure, palette
 from replication.reporting.report import LABEL_NAMES, Entry, Report, titled
 from replication.reporting.summary import Summariser, mean_notes

@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from replication import config as configuration
-from replication.config import OptimiserConfig, derived_seed
+from replication import protocol_config
+from replication.config_files import derived_seed
 from replication.data.batches import PreparedData
 from replication.errors import UserError
 from replication.method import ImageTrunk
 from replication.schedule import learning_rate
 from replication.tasks.common import Predictions
 from replication.tasks.results import compute_device
+from replication.training_config import OptimiserConfig
 from replication.transfer_config import FineTuneConfig
 
 
@@ -37,7 +38,7 @@ class Adaptation:
 
     trunk: ImageTrunk
     data: PreparedData
-    protocol: configuration.Protocol
+    protocol: protocol_config.Protocol
     seed: int
     batch_size: int = 128
     progress: bool = False

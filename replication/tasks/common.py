@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from replication.config import Protocol, derived_seed
+from replication.config_files import derived_seed
 from replication.data.batches import PreparedData
 from replication.errors import DataError
 from replication.method import Finding, Method
+from replication.protocol_config import Protocol
 from replication.registry import dataset_reader
 from replication.statistics import FloatArray, Resampling, percentile_interval, ratio
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from replication.config import Protocol, derived_seed
+from replication.config_files import derived_seed
 from replication.data.batches import PreparedData
 from replication.knowledge.vocabulary import ANATOMIES, LATERAL_ANATOMIES, pathology_index
 from replication.method import Method
+from replication.protocol_config import Protocol
 from replication.tasks import stream_probes
 from replication.tasks.common import NothingToMeasure, Predictions, identifiers
 from replication.tasks.stream_probes import Target, probed, stream_features

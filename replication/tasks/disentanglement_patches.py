@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from replication.config import Protocol, derived_seed
+from replication.config_files import derived_seed
 from replication.data.batches import PreparedData
 from replication.method import Method
 from replication.phantom.ground_truth import GroundTruth, is_phantom
+from replication.protocol_config import Protocol
 from replication.tasks import stream_probes
 from replication.tasks.common import NothingToMeasure, Predictions, identifiers
 from replication.tasks.disentanglement import drawn_rows, sampled

@@ -13,11 +13,12 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from replication.config import Protocol, RunConfig
+from replication.config import RunConfig
 from replication.data.batches import PreparedData
 from replication.data.leaks import refuse_leaks
 from replication.errors import ConfigError, DataError, nearest
 from replication.method import Method
+from replication.protocol_config import Protocol
 from replication.records import PREDICTION_SCHEMA, check_predictions, check_scores
 from replication.tasks import (
     disentanglement,

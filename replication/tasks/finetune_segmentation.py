@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from replication.config import Protocol
 from replication.data.augmentation import augment_pairs
 from replication.data.batches import PreparedData, normalise
 from replication.data.boxes import union_mask
 from replication.errors import ConfigError, DataError
 from replication.networks.segmentation import SegmentationNetwork
+from replication.protocol_config import Protocol
 from replication.statistics import FloatArray, Resampling
 from replication.tasks.adaptation import Adaptation, fine_tune, inference
 from replication.tasks.common import (

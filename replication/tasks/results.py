@@ -11,9 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from replication import config as configuration
+from replication import protocol_config
 from replication.checkpoints import DONE, WEIGHTS
-from replication.config import RunConfig, digest
+from replication.config import RunConfig
+from replication.config_files import digest
 from replication.data.batches import PreparedData
 from replication.errors import DataError
 from replication.method import Method
@@ -37,7 +38,7 @@ class Measure(Protocol):
     """What a task measures of predictions."""
 
     def __call__(
-        self, predictions: Predictions, protocol: configuration.Protocol, *, draws: int
+        self, predictions: Predictions, protocol: protocol_config.Protocol, *, draws: int
     ) -> list[Measurement]:
         """Metrics with intervals from ``draws`` bootstrap resamples."""
 
@@ -86,7 +87,7 @@ class Result:
 
     run: EvaluatedRun
     task: str
-    protocol: configuration.Protocol
+    protocol: protocol_config.Protocol
     data: PreparedData
     folders: Folders
     selection: str

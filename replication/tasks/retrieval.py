@@ -14,9 +14,10 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from replication.config import Protocol, derived_seed
+from replication.config_files import derived_seed
 from replication.data.batches import PreparedData
 from replication.method import CannotAnswer, Method
+from replication.protocol_config import Protocol
 from replication.statistics import FloatArray, Resampling
 from replication.tasks.common import (
     Draws,

@@ -16,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from replication.config import Protocol, derived_seed
+from replication.config_files import derived_seed
 from replication.data.batches import PreparedData
 from replication.method import CannotAnswer, Method
 from replication.metrics import roc_auc, roc_auc_draws
+from replication.protocol_config import Protocol
 from replication.statistics import FloatArray
 from replication.tasks.common import (
     MEAN,

@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from replication.config import Protocol, RunConfig, derived_seed, digest
+from replication.config import RunConfig
+from replication.config_files import derived_seed, digest
 from replication.data.batches import PreparedData
 from replication.data.fractions import check_classes, label_order, labelled_rows
 from replication.data.leaks import refuse_leaks
 from replication.errors import ConfigError, nearest
 from replication.method import ImageTrunk, Method
+from replication.protocol_config import Protocol
 from replication.records import read_json, write_json
 from replication.tasks import finetune_segmentation, zero_shot_classification
 from replication.tasks.adaptation import Adaptation, Learner

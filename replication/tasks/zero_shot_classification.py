@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from replication.config import Protocol
 from replication.data.batches import PreparedData
 from replication.errors import DataError
 from replication.method import Method
@@ -18,6 +17,7 @@ from replication.metrics import (
     roc_auc_draws,
     threshold_metrics_draws,
 )
+from replication.protocol_config import Protocol
 from replication.statistics import Resampling
 from replication.tasks.common import (
     Draws,

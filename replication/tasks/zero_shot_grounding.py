@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from replication.config import Protocol
 from replication.data.batches import PreparedData
 from replication.data.boxes import union_mask
 from replication.errors import DataError
 from replication.method import Finding, Method
 from replication.metrics import BoolArray, Overlap, PointingTie, overlap, pixel_auc, pointing_hits
+from replication.protocol_config import Protocol
 from replication.statistics import FloatArray, Resampling, ratio
 from replication.tasks.common import (
     Draws,

@@ -17,7 +17,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from replication.config import Protocol
 from replication.data.batches import PreparedData
 from replication.knowledge.vocabulary import (
     ANATOMIES,
@@ -32,6 +31,7 @@ from replication.knowledge.vocabulary import (
 )
 from replication.method import Finding, Method
 from replication.metrics import roc_auc_draws
+from replication.protocol_config import Protocol
 from replication.statistics import FloatArray, Resampling, ratio
 from replication.tasks.common import (
     Draws,

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from replication.config import CONFIGS, load_protocol, load_recipes, load_tier, protocol_ids
+from replication.config import load_recipes
+from replication.config_files import CONFIGS
+from replication.protocol_config import load_protocol, protocol_ids
 from replication.registry import DATASETS, METHODS, dataset_reader, method_class, names
+from replication.tier_config import load_tier
 
 TASKS = {
     "zero_shot_classification": "is the finding there? scored by prompts or queries, nothing is fitted",

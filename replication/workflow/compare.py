@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from replication.comparison import Difference, holm
-from replication.config import protocol_ids
 from replication.errors import ConfigError, DataError, nearest
+from replication.protocol_config import protocol_ids
 from replication.reporting.paired import Comparer, Comparison, NothingToCompare, Question, Side, questions
 from replication.reporting.report import Entry, Report
 from replication.statistics import FloatArray

@@ -8,7 +8,7 @@ from functools import cache
 
 from pydantic import Field
 
-from replication.config import CONFIGS, Strict, parse, read_yaml
+from replication.config_files import CONFIGS, Strict, parse, read_yaml
 from replication.workflow.plan import Workspace, split_rule
 
 GIGABYTE = 10**9

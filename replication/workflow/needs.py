@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from replication.config import TierConfig
+from replication.tier_config import TierConfig
 
 
 @dataclass(frozen=True)

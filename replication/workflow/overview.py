@@ -7,9 +7,9 @@ import subprocess
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
-from replication.config import TierConfig
 from replication.errors import UserError
 from replication.registry import dataset_reader
+from replication.tier_config import TierConfig
 from replication.workflow.estimate import Cost, Disk, disk, training_costs
 from replication.workflow.facts import GIGABYTE, extent, published
 from replication.workflow.plan import Run, Workspace, datasets

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from replication.config import Protocol, RunConfig, TierConfig, load_protocol, load_tier, resolve
+from replication.config import RunConfig, resolve
 from replication.errors import ConfigError, nearest
+from replication.protocol_config import Protocol, load_protocol
 from replication.registry import METHODS, method_class, names
+from replication.tier_config import TierConfig, load_tier
 from replication.transfer_config import base_task
 
 RUN_KEY = re.compile(r"(?P<method>[^~.]+)(~(?P<variant>.+))?\.(?P<recipe>[^.]+)\.seed(?P<seed>\d+)")

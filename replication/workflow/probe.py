@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from replication.checkpoints import build_method
-from replication.config import RunConfig, TextConfig
+from replication.config import RunConfig
 from replication.data.batches import PreparedData
 from replication.data.manifest import LABEL
 from replication.errors import UserError
@@ -21,6 +21,7 @@ from replication.knowledge.random_encoder import random_text_encoder
 from replication.knowledge.text_encoder import TextEncoder
 from replication.knowledge.vocabulary import ANATOMIES, PATHOLOGIES
 from replication.method import Batch
+from replication.network_config import TextConfig
 from replication.registry import method_class
 from replication.training import Objective, device_name, make_optimiser
 from replication.workflow.plan import Run, Workspace, run_config, trained_as

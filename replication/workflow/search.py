@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from replication.config import RunConfig, SearchConfig, load_protocol, merge
+from replication.config import RunConfig
+from replication.config_files import merge
 from replication.errors import ConfigError
+from replication.protocol_config import load_protocol
 from replication.records import atomic, provenance, read_json, write_json
 from replication.registry import method_class
+from replication.tier_config import SearchConfig
 from replication.workflow.plan import Run, Workspace, run_config, runs
 
 TABLE = "search.csv"

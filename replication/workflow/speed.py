@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from replication.config import TierConfig
 from replication.errors import ConfigError
 from replication.files import atomic, read_json
+from replication.tier_config import TierConfig
 from replication.workflow.plan import Run, Workspace
 
 TABLE = "speed.csv"

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from replication.config import Protocol, RunConfig, load_protocol
+from replication.config import RunConfig
 from replication.errors import ConfigError, DataError
 from replication.files import locked, sweep
+from replication.protocol_config import Protocol, load_protocol
 from replication.workflow.plan import (
     Run,
     Workspace,

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from baselines.chexzero import CheXzero, CheXzeroSettings, TokenProjection, clip_loss, released_key
-from replication.config import TrunkConfig
 from replication.errors import CheckpointError
 from replication.knowledge.prompts import prompts
 from replication.method import Finding, ImageTrunk, Ingredients
+from replication.network_config import TrunkConfig
 from replication.networks.clip_text import ClipText
 from replication.networks.clip_trunk import ClipResNetTrunk, ClipVisionTransformerTrunk
 from replication.networks.image_trunk import build_trunk

@@ -13,11 +13,13 @@ from doubles import batch, ingredients, text_encoder
 
 from baselines.imagenet import ImageNet
 from replication.checkpoints import build_method
-from replication.config import RunConfig, TrunkConfig, load_tier, resolve
+from replication.config import RunConfig, resolve
 from replication.errors import CheckpointError, ConfigError
 from replication.method import Finding
+from replication.network_config import TrunkConfig
 from replication.networks.image_trunk import ResNetTrunk
 from replication.networks.untrained import UntrainedSettings
+from replication.tier_config import load_tier
 
 EFFUSION = Finding("effusion", "pleural effusion", "effusion")
 

@@ -14,11 +14,11 @@ from torch import nn
 from torch.nn import functional
 
 from baselines.kad import KAD, QUERIES, KADSettings, entity_texts, released_keys
-from replication.config import TrunkConfig
 from replication.errors import CheckpointError
 from replication.knowledge.prompts import prompt_set, prompts
 from replication.knowledge.vocabulary import ANATOMIES, PATHOLOGIES, pathology_index
 from replication.method import Finding
+from replication.network_config import TrunkConfig
 from replication.networks.image_trunk import ResNetTrunk
 
 SMALL = {"d_model": 16, "decoder_layers": 2, "heads": 2, "feedforward": 32, "dropout": 0.0}

@@ -22,12 +22,12 @@ from baselines.mavl import (
     released_keys,
     text_scores,
 )
-from replication.config import TrunkConfig
 from replication.errors import CheckpointError, ConfigError
 from replication.knowledge.aspects import load_aspects
 from replication.knowledge.descriptions import DESCRIPTIONS, EXTRA_DESCRIPTIONS
 from replication.knowledge.vocabulary import PATHOLOGIES
 from replication.method import Finding
+from replication.network_config import TrunkConfig
 from replication.networks.image_trunk import ResNetTrunk
 from replication.networks.triplet_losses import existence_labels
 

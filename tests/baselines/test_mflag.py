@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from baselines.mflag import MFLAG, MFLAGSettings, alignment, orthogonality
-from replication.config import TrunkConfig
 from replication.errors import CheckpointError
 from replication.knowledge.prompts import prompts
 from replication.method import Finding
+from replication.network_config import TrunkConfig
 from replication.networks.image_trunk import ResNetTrunk
 
 EFFUSION = Finding("effusion", "pleural effusion", "effusion")

@@ -7,10 +7,11 @@ import torch
 from doubles import batch, ingredients
 
 from baselines.random import Random
-from replication.config import load_tier, resolve
+from replication.config import resolve
 from replication.errors import ConfigError
 from replication.method import Finding
 from replication.networks.untrained import UntrainedSettings
+from replication.tier_config import load_tier
 
 FINDINGS = [Finding("effusion", "pleural effusion", "effusion"), Finding("covid", "covid")]
 

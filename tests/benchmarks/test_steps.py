@@ -15,8 +15,9 @@ import torch
 from doubles import batch, ingredients
 from torch.utils.flop_counter import FlopCounterMode
 
-from replication.config import TrunkConfig, load_recipes
+from replication.config import load_recipes
 from replication.method import Method
+from replication.network_config import TrunkConfig
 from replication.networks.image_trunk import build_trunk
 from replication.registry import method_class
 

@@ -6,7 +6,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replication.config import AugmentationConfig
 from replication.data.augmentation import (
     LUNG_FIELD,
     affine_maps,
@@ -17,6 +16,7 @@ from replication.data.augmentation import (
 )
 from replication.errors import ConfigError
 from replication.knowledge.vocabulary import anatomy_index, pathology_index
+from replication.training_config import AugmentationConfig
 
 STILL = {"crop_scale": (1.0, 1.0), "rotation": 0.0, "translation": 0.0, "jitter": 0.0}
 

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from replication.config import AugmentationConfig, load_protocol, protocol_ids
 from replication.data.batches import MEAN, STD, PreparedData, normalise
 from replication.data.prepare import prepare
 from replication.data.readers import DatasetReader
 from replication.errors import DataError
 from replication.knowledge.vocabulary import PATHOLOGIES, anatomy_index, pathology_index
+from replication.protocol_config import load_protocol, protocol_ids
 from replication.registry import dataset_reader
 from replication.tasks import transfer
 from replication.tasks.evaluate import TASKS
+from replication.training_config import AugmentationConfig
 from replication.transfer_config import base_task
 
 from . import raw

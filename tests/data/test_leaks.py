@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,13 +13,13 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from replication.config import load_protocol
 from replication.data.batches import PreparedData
 from replication.data.leaks import COLUMNS, KINDS, check_leaks, record_folder, refuse_leaks
 from replication.data.prepare import prepare
 from replication.data.splits import seeded_splits
 from replication.errors import DataError
 from replication.phantom.writers import write_phantom
+from replication.protocol_config import load_protocol
 
 from . import raw
 
@@ -180,6 +182,20 @@ def test_a_recorded_near_duplicate_stops_scoring(clean: Path, tmp_path: Path) ->
     values["a"]["fingerprint"] = values["b"]["fingerprint"] = "of other data"
     record.write_text(json.dumps(values))
     refuse_leaks(data, protocol)
+
+
+def test_the_command_tells_leaks_by_its_exit_status(clean: Path, tmp_path: Path) -> None:
+    planted(clean, tmp_path, None)
+    sound, leaking = clean / "nih-cxr14.prepared", tmp_path / "nih-cxr14.prepared"
+    shutil.move(tmp_path / "planted.prepared", leaking)
+    for folder, status, words in ((sound, 0, "no leak: "), (leaking, 1, "LEAKS: ")):
+        command = [sys.executable, "-m", "replication.cli", "data", "leaks", str(folder)]
+        done = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+        *_, last = done.stdout.splitlines()
+        assert last.startswith(words)
+        assert tuple(pd.read_csv(last.removeprefix(words)).columns) == COLUMNS
+        assert ("near-duplicate" in done.stdout) == bool(status)
 
 
 def test_a_protocol_that_says_so_is_refused(clean: Path) -> None:

@@ -14,10 +14,10 @@ from canaries import contents
 from PIL import Image
 
 from replication.checkpoints import load_run, save_run
-from replication.config import Protocol
 from replication.data.batches import PreparedData
 from replication.data.prepare import prepare
 from replication.data.privacy import is_credentialed
+from replication.protocol_config import Protocol
 from replication.reporting.grounding_maps import examples_of
 from replication.reporting.report import Report
 from replication.tasks.evaluate import evaluate

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from replication.config import load_protocol
 from replication.data import decoding
 from replication.data.batches import PreparedData
 from replication.data.cache import ImageCache
@@ -14,6 +13,7 @@ from replication.data.images import read_image, resize
 from replication.data.prepare import prepare
 from replication.data.verify import verify
 from replication.errors import ConfigError, DataError
+from replication.protocol_config import load_protocol
 
 from . import raw
 

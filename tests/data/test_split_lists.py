@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replication.config import load_protocol, protocol_ids
 from replication.data import split_lists
 from replication.data.nih_cxr14 import NihCxr14
 from replication.data.rsna_pneumonia import RsnaPneumonia
@@ -22,6 +21,7 @@ from replication.data.split_fetch import fetch
 from replication.data.split_lists import SplitList, all_split_lists, apply_lists, load_split_list
 from replication.data.splits import SPLITS, shuffled_splits
 from replication.errors import ConfigError, DataError
+from replication.protocol_config import load_protocol, protocol_ids
 from replication.registry import dataset_reader
 
 from . import raw

@@ -10,9 +10,9 @@ from doubles import clip_tokenizer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from replication.config import TrunkConfig
 from replication.errors import CheckpointError, ConfigError
 from replication.knowledge.text_encoder import Tokens
+from replication.network_config import TrunkConfig
 from replication.networks.clip_text import ClipText
 from replication.networks.clip_transformer import SelfAttention
 from replication.networks.clip_trunk import ClipResNetTrunk, ClipVisionTransformerTrunk

@@ -10,8 +10,8 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from replication.config import TrunkConfig
 from replication.errors import CheckpointError, ConfigError
+from replication.network_config import TrunkConfig
 from replication.networks.image_trunk import ResNetTrunk
 
 

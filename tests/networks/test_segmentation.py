@@ -6,7 +6,7 @@ import doubles
 import pytest
 import torch
 
-from replication.config import TrunkConfig
+from replication.network_config import TrunkConfig
 from replication.networks.image_trunk import ResNetTrunk
 from replication.networks.segmentation import SegmentationNetwork
 from replication.transfer_config import SegmentationConfig

@@ -91,7 +91,8 @@ def test_a_corrected_switch_is_noticed(
     name: str, change: dict[str, object], reference: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from replication import parity
-    from replication.config import load_recipes, merge
+    from replication.config import load_recipes
+    from replication.config_files import merge
 
     file = load_recipes(name)
     published = file.recipes["published"]

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from replication.config import Protocol, RunConfig, load_protocol, load_tier
+from replication.config import RunConfig
 from replication.metrics import f1_threshold, roc_auc
+from replication.protocol_config import Protocol, load_protocol
 from replication.records import Row, write_predictions, write_rows
 from replication.tasks import common, zero_shot_grounding, zero_shot_relations
 from replication.tasks.common import Measurement
+from replication.tier_config import load_tier
 
 TIER = "phantom"
 SKILL = {"medslip": 1.1, "medklip": 1.4, "convirt": 0.8, "supervised": 2.6}

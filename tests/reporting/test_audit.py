@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from replication.config import load_tier, resolve
+from replication.config import resolve
 from replication.errors import ConfigError
 from replication.knowledge.descriptions import DESCRIPTIONS
 from replication.registry import method_class
 from replication.reporting.audit import AUDITS, Audit, load_audit
+from replication.tier_config import load_tier
 
 Content = dict[str, Any]
 

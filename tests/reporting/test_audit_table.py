@@ -11,7 +11,8 @@ import pytest
 from reporting_doubles import CLASSIFICATION, TIER, Folders, classification_rows, predictions, run_config
 from sklearn.metrics import f1_score, precision_recall_curve
 
-from replication.config import RunConfig, load_protocol
+from replication.config import RunConfig
+from replication.protocol_config import load_protocol
 from replication.records import write_predictions, write_rows
 from replication.reporting.audit import Audit, load_audit
 from replication.reporting.audit_table import audit_table, with_labels_by_position

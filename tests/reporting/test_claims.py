@@ -52,6 +52,11 @@ def test_the_rule(
     assert evidence.verdict == verdict
 
 
+def test_a_claim_has_competitors_or_is_about_zero() -> None:
+    with pytest.raises(ValueError, match="has no competitors"):
+        asked({"against": ["medslip/no-icl"], "measures": [NIH], "above_zero": True})
+
+
 def test_a_part_of_the_method_helps_if_the_method_trained_as_long_is_better(tmp_path: Path) -> None:
     shifts = {"": 0.0, "reference": -0.8, "no-protocl": -0.8, "medklip": -0.8}
     report = variant_report(tmp_path, shifts, variant_training={"epochs": 4})
@@ -89,7 +94,7 @@ def test_a_tier_without_any_run_can_test_nothing(tmp_path: Path) -> None:
     found = examine(empty, Comparer(empty), claims)
     table = claims_table(empty, claims, found)
     assert {evidence.verdict for evidence in found} == {"not testable here"}
-    assert table.notes[0] == "10 claims: 0 supported, 0 not supported, 10 not testable here."
+    assert table.notes[0] == "11 claims: 0 supported, 0 not supported, 11 not testable here."
     assert table.missing() == ("Missing for all rows: all columns (no run of it has been evaluated).",)
 
 

@@ -10,10 +10,12 @@ import pandas as pd
 import pytest
 from reporting_doubles import TIER, row, run_config
 
-from replication.config import load_protocol
+from replication.protocol_config import load_protocol
 from replication.records import result_name, write_predictions, write_rows
 from replication.reporting import disentanglement, retrieval
+from replication.reporting.claims import Claims, claims_table, examine
 from replication.reporting.figures import style
+from replication.reporting.paired import Comparer, Comparison
 from replication.reporting.report import Report
 from replication.reporting.tables import Cell, Table
 from replication.tasks import retrieval as retrieval_task
@@ -94,6 +96,40 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
 def cells(table: Table, row_number: int) -> dict[str, Cell]:
     names = [f"{column.group}/{column.name}" for column in table.columns]
     return dict(zip(names, table.rows[row_number].cells, strict=True))
+
+
+def test_variants_that_were_measured_have_a_table_with_their_method(report: Report) -> None:
+    assert not disentanglement.streams_table(report, variants=True).rows
+    rows = report.rows[report.rows["label"] == "medslip"]
+    variant = rows.assign(variant="no-gate", label="medslip/no-gate")
+    table = disentanglement.streams_table(
+        replace(report, rows=pd.concat([report.rows, variant], ignore_index=True)), variants=True
+    )
+    assert list(dict.fromkeys(row.labels[1] for row in table.rows)) == ["medslip", "medslip/no-gate"]
+
+
+def test_a_contrast_of_streams_is_tested_against_zero(report: Report) -> None:
+    measures = [
+        {"task": task, "dataset": "mimic-cxr", "metric": "contrast_to_trunk", "finding": stream}
+        for task in disentanglement.TASKS
+        for stream in ("pathology", "anatomy")
+    ]
+    claim = {"id": "C", "text": "They differ.", "abstract": "v1", "above_zero": True, "measures": measures}
+    claims = Claims.model_validate({"method": "medslip", "baselines": ["convirt"], "claims": [claim]})
+    (evidence,) = examine(report, Comparer(report), claims)
+    own = evidence.contrasts[0].found
+    assert isinstance(own, Comparison)
+    values = report.select(label="medslip", finding="pathology", metric="contrast_to_trunk")["value"]
+    assert own.seeds is not None
+    assert own.seeds.value == pytest.approx(values.mean())
+    # It covers the seeds' spread on top of the patients', which alone are beyond chance here.
+    assert own.seeds.lower < own.patients.lower < own.patients.value < own.patients.upper < own.seeds.upper
+    assert own.patients.lower > 0
+    assert own.patients.p_value == pytest.approx(2 / (20 + 1))
+    assert [isinstance(one.found, str) for one in evidence.contrasts] == [False, False, True, True]
+    table = claims_table(report, claims, [evidence])
+    assert {row.labels[-1] for row in table.rows} == {"zero", "none measured"}
+    assert "zero" not in " ".join(table.notes)
 
 
 def test_the_table_has_a_row_for_every_stream_and_level(report: Report) -> None:

@@ -12,9 +12,9 @@ import pytest
 from reporting_doubles import CLASSIFICATION, GROUNDING, RELATIONS, SIZE, TIER, Folders
 from sklearn.metrics import roc_auc_score
 
-from replication.config import load_protocol
 from replication.errors import DataError
 from replication.phantom.scene import FINDINGS, FindingInstance, Scene
+from replication.protocol_config import load_protocol
 from replication.reporting import atlas, classification, curves, grounding, grounding_maps
 from replication.reporting.figures import palette, style
 from replication.reporting.report import PHANTOM_SENTENCE, Report
@@ -112,10 +112,10 @@ def test_the_dot_plot_shows_every_number_of_the_table(report: Report) -> None:
     with style():
         figure = classification.per_finding_figure(table)
     marks = palette([column.name for column in table.columns])
-    dots = [line for line in figure.axes[0].lines if line.get_marker() == marks["medklip"].marker]
-    assert sorted(np.asarray(dot.get_xdata()).item() for dot in dots) == sorted(
-        float(row.cells[1].value or 0) for row in table.rows
-    )
+    for axes, row in zip(figure.axes, table.rows, strict=True):
+        (dot,) = (line for line in axes.lines if line.get_marker() == marks["medklip"].marker)
+        assert np.asarray(dot.get_xdata()).item() == row.cells[1].value
+        assert axes.get_title().startswith(row.labels[0])
 
 
 def test_grounding_has_a_block_per_protocol(report: Report) -> None:

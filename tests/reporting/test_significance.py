@@ -12,8 +12,8 @@ import pytest
 from reporting_doubles import CLASSIFICATION, GROUNDING, RELATIONS, SKILL, TIER, Folders, make_results
 from statsmodels.stats.multitest import multipletests
 
-from replication.config import load_protocol
 from replication.errors import DataError
+from replication.protocol_config import load_protocol
 from replication.records import read_predictions, write_predictions
 from replication.reporting import classification, ranks, significance
 from replication.reporting.figures import STYLE, style

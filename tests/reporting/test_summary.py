@@ -10,7 +10,7 @@ import pytest
 from reporting_doubles import CLASSIFICATION, GROUNDING, RELATIONS, TIER, Folders, make_results
 from sklearn.metrics import roc_auc_score
 
-from replication.config import load_protocol
+from replication.protocol_config import load_protocol
 from replication.records import read_predictions
 from replication.reporting.draws import bootstrap_draws
 from replication.reporting.report import Entry, Report

@@ -11,7 +11,7 @@ import pytest
 from reporting_doubles import TIER, predictions, row, run_config
 from sklearn.metrics import roc_auc_score
 
-from replication.config import load_protocol
+from replication.protocol_config import load_protocol
 from replication.records import read_predictions, result_name, write_predictions, write_rows
 from replication.reporting import transfer
 from replication.reporting.figures import style

@@ -20,10 +20,12 @@ from reporting_doubles import (
     write_grounding,
 )
 
-from replication.config import Protocol, RunConfig, load_protocol, load_tier
+from replication.config import RunConfig
+from replication.protocol_config import Protocol, load_protocol
 from replication.records import Row, write_predictions, write_rows
 from replication.reporting.report import Report
 from replication.tasks import common, zero_shot_relations
+from replication.tier_config import load_tier
 
 
 def variant_report(

@@ -8,9 +8,9 @@ import harness_doubles as doubles
 import pytest
 
 from replication.checkpoints import load_run, save_run
-from replication.config import load_protocol
 from replication.data.batches import PreparedData
 from replication.data.prepare import prepare
+from replication.protocol_config import load_protocol
 from replication.records import merge_rows, read_rows
 from replication.tasks.results import Folders
 from replication.tasks.transfer import transfer

@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from replication.cli import app
-from replication.config import CONFIGS
+from replication.config_files import CONFIGS
 from replication.errors import ConfigError, DataError, UserError
 from replication.records import Row as MeasuredRow
 from replication.records import read_predictions, read_rows, write_predictions, write_rows

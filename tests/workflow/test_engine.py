@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from replication.config import CONFIGS, load_tier
+from replication.config_files import CONFIGS
 from replication.errors import ConfigError
+from replication.tier_config import load_tier
 from replication.workflow import engine
 from replication.workflow.engine import profile_folder, snakemake_command
 from replication.workflow.needs import needs

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from replication.config import load_tier
 from replication.data.plan import cache_bytes
 from replication.errors import ConfigError, UserError
 from replication.files import write_json
 from replication.registry import DATASETS, names
+from replication.tier_config import load_tier
 from replication.workflow.estimate import disk, training_costs, weight_bytes
 from replication.workflow.facts import extent, published
 from replication.workflow.overview import job_counts, overview, totals

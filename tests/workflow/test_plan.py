@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from replication.config import CONFIGS, load_recipes, load_tier
+from replication.config import load_recipes
+from replication.config_files import CONFIGS
 from replication.errors import ConfigError
+from replication.tier_config import load_tier
 from replication.transfer_config import TransferConfig
 from replication.workflow.plan import (
     Run,

@@ -8,9 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from replication.config import CONFIGS, SearchConfig, load_tier, resolve
+from replication.config import resolve
+from replication.config_files import CONFIGS
 from replication.errors import ConfigError
 from replication.registry import method_class
+from replication.tier_config import SearchConfig, load_tier
 from replication.workflow.plan import Workspace
 from replication.workflow.search import Trial, collect_trials, trial_config, trials
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from replication.config import CONFIGS, read_yaml
+from replication.config_files import CONFIGS, read_yaml
 from replication.errors import ConfigError
 from replication.knowledge.random_encoder import random_text_encoder
 from replication.workflow.doctor_inputs import text_encoders as doctor

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from replication.config import derived_seed
+from replication.config_files import derived_seed
 from replication.phantom.population import Prevalence, sample_scenes
 from replication.phantom.rendering import ACQUISITIONS, boxes, render
 from replication.phantom.scene import FindingInstance, Scene
