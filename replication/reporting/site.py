@@ -27,6 +27,7 @@ TABLES = (
     "ablation_text",
     "claims",
     "disentanglement",
+    "disentanglement_variants",
     "audit",
     "published_vs_measured",
     "published_not_comparable",

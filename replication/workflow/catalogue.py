@@ -32,6 +32,7 @@ TABLES = {
     "zero_shot_grounding": "pointing game, IoU, Dice, precision, recall and pixel AUC per protocol",
     "zero_shot_relations": "laterality, site and relation AUC",
     "disentanglement": "AUC of probes per stream and target, their chance level and contrast",
+    "disentanglement_variants": "the same for variants of a method that were evaluated as it was",
     "retrieval": "recall at 1, 5 and 10 and median rank, image to report and back",
     "finetune_classification": "AUC per protocol and share of labels",
     "linear_probe": "AUC per protocol and share of labels",
