@@ -33,6 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "bootstrap": 50,
         "seeds": [0, 1, 2],
         "variants": [],
+        "variants_in_full": [],
     }
     (root / "tier.yaml").write_text(yaml.safe_dump(tier))
     return root
@@ -134,7 +135,8 @@ def copied(tmp_path: Path) -> tuple[Workspace, Folders]:
     """Two methods with one seed, in a tier of two seeds."""
     folders = make_results(tmp_path, ("medslip", "medklip"), (0, 1))
     tier = yaml.safe_load((CONFIGS / "tiers" / "phantom.yaml").read_text())
-    tier |= {"methods": ["medslip", "medklip", "convirt"], "bootstrap": 50, "seeds": [0, 1], "variants": []}
+    tier |= {"methods": ["medslip", "medklip", "convirt"], "bootstrap": 50, "seeds": [0, 1]}
+    tier |= {"variants": [], "variants_in_full": []}
     (tmp_path / "tier.yaml").write_text(yaml.safe_dump(tier))
     return opened(tmp_path), folders
 
