@@ -168,7 +168,8 @@ def per_finding_figure(table: Table) -> Figure:
         axes.set_axis_off()
     panels[0].set_yticks(range(len(labels)), labels)
     panels[0].set_ylim(len(labels) - 0.4, -0.6)
-    figure.supxlabel("AUC (95 % interval); dashed: chance", fontsize=7)
+    # Of the panel in the middle of the last line; a label of the figure would lie upon its caption.
+    panels[(lines - 1) * columns + columns // 2].set_xlabel("AUC (95 % interval); dashed: chance", fontsize=7)
     return figure
 
 
