@@ -82,8 +82,6 @@ def run(
     chosen = runs(workspace.tier, labels)
     command = snakemake_command(
         workspace,
-        work=work,
-        results=results,
         tier=tier,
         only=labels,
         cores=cores,
@@ -138,8 +136,6 @@ def search(
         return
     command = snakemake_command(
         workspace,
-        work=work,
-        results=results,
         tier=tier,
         only=labels,
         cores=cores,

@@ -28,8 +28,6 @@ which comes to a tenth of a core in a run of a hundred jobs."""
 def snakemake_command(
     workspace: Workspace,
     *,
-    work: Path,
-    results: Path,
     tier: str,
     only: Iterable[str],
     cores: int | None,
@@ -41,6 +39,7 @@ def snakemake_command(
     """The Snakemake call behind ``replicate run`` and ``replicate search``.
 
     Args:
+        tier: name or file, as ``workspace`` was opened with.
         cores: jobs side by side; ``None`` is two, or what the profile says.
         profile: see ``profile_folder``.
     """
@@ -67,8 +66,8 @@ def snakemake_command(
         *(["--dry-run", "--printshellcmds"] if dry_run else ["--quiet", "rules"]),
         "--config",
         f"tier={tier}",
-        f"work={work}",
-        f"results={results}",
+        f"work={workspace.work.parent}",
+        f"results={workspace.results.parent}",
         f"only={','.join(only)}",
         f"seeds={','.join(map(str, seeds))}",
     ]

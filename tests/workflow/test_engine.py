@@ -48,8 +48,6 @@ def test_what_rules_declare_is_set_for_every_tier(tier: str) -> None:
 
 def command(**changes: object) -> list[str]:
     settings = {
-        "work": Path("w"),
-        "results": Path("r"),
         "tier": "smoke",
         "only": [],
         "cores": None,
