@@ -69,6 +69,10 @@ class CheXzeroSettings(PromptSettings):
     duplicates: Literal["negatives", "ignored"] = "ignored"
     input: Literal["suite", "released"] = "suite"
 
+    def tokenizers(self) -> tuple[str, ...]:
+        """CLIP's, where the texts are CLIP's."""
+        return (self.tokenizer,) if self.text == "clip" else ()
+
 
 class CheXzero(PromptMethod):
     """An image tower with CLIP's projection, a text tower, and one learnt temperature.

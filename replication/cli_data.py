@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from replication.cli_options import DEFAULT_RESULTS, DEFAULT_WORK, Results, Tier, Work
+from replication.errors import ConfigError
 from replication.workflow.plan import Workspace, datasets
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -104,13 +108,29 @@ def data_verify(
 
 @data_app.command("leaks")
 def data_leaks(
-    a: Annotated[Path, typer.Argument(help="a prepared folder")],
+    a: Annotated[Path | None, typer.Argument(help="a prepared folder, unless --tier is given")] = None,
     b: Annotated[Path | None, typer.Argument(help="a second one, compared with the first")] = None,
     out: Annotated[
         Path | None, typer.Option(help="folder of the table; beside the prepared folder if left out")
     ] = None,
+    tier: Annotated[
+        str | None, typer.Option(help="a table for each protocol of a tier, pre-training data included")
+    ] = None,
+    protocol: Annotated[list[str] | None, typer.Option(help="of --tier; may be repeated")] = None,
+    work: Work = DEFAULT_WORK,
+    results: Results = DEFAULT_RESULTS,
 ) -> None:
     """Look for patients and pictures in two splits, of one data set or across two; exit status 1 if any."""
+    if (a is None) == (tier is None):
+        raise ConfigError("Name one or two prepared folders, or a tier.", where="replicate data leaks")
+    if a is None or tier is not None:
+        leak = _protocol_leaks(Workspace.open(str(tier), work, results), protocol or [])
+    else:
+        leak = _folder_leaks(a, b, out)
+    raise SystemExit(1 if leak else 0)
+
+
+def _folder_leaks(a: Path, b: Path | None, out: Path | None) -> bool:
     from replication.data.batches import PreparedData
     from replication.data.leaks import check_leaks
 
@@ -118,11 +138,27 @@ def data_leaks(
     second = PreparedData.open(b, allow_leaks=True) if b is not None else None
     check = check_leaks(first, second)
     path = check.write(out)
-    shared = check.table[check.table["shared"] > 0]
-    columns = [name for name in check.table.columns if not name.startswith("example")]
-    typer.echo(shared[columns].to_string(index=False) if len(shared) else "nothing is shared")
+    _tell_shared(check.table)
     typer.echo(f"{'LEAKS' if len(check.leaks) else 'no leak'}: {path}")
-    raise SystemExit(1 if len(check.leaks) else 0)
+    return bool(len(check.leaks))
+
+
+def _protocol_leaks(workspace: Workspace, protocols: list[str]) -> bool:
+    from replication.workflow.leak_tables import leak_tables
+
+    leak = False
+    for found in leak_tables(workspace, protocols):
+        typer.echo(found.protocol)
+        _tell_shared(found.table)
+        typer.echo(f"{'LEAKS' if found.leaks else 'no leak'}: {found.path}\n")
+        leak = leak or found.leaks
+    return leak
+
+
+def _tell_shared(table: pd.DataFrame) -> None:
+    shared = table[table["shared"] > 0]
+    columns = [name for name in table.columns if not name.startswith("example")]
+    typer.echo(shared[columns].to_string(index=False) if len(shared) else "nothing is shared")
 
 
 @splits_app.command("list")

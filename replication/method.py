@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
@@ -92,6 +93,15 @@ class Batch:
     def __len__(self) -> int:
         return int(self.images.shape[0])
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device, its images in the layout that convolutions are fastest in."""
+        return replace(
+            self,
+            images=self.images.to(device, memory_format=torch.channels_last, non_blocking=True),
+            triplets=self.triplets.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+        )
+
     def draws(self) -> Draws:
         """The random numbers of a step, from their beginning."""
         return Draws(self.seed, len(self), self.start, self.total)
@@ -160,6 +170,10 @@ class Settings(BaseModel):
     """Base of every method's own settings: typed, immutable, unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def tokenizers(self) -> tuple[str, ...]:
+        """Tokenisers that the method loads by itself, as hub ids or folders: they must be there beforehand."""
+        return ()
 
 
 @dataclass(frozen=True)

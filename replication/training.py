@@ -10,7 +10,6 @@ import math
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from replication.checkpoints import build_method, load_weights, save_run, save_weights
 from replication.config import RunConfig
 from replication.config_files import derived_seed
+from replication.devices import device_name, preparing_processes, use_deterministic_kernels
 from replication.errors import UserError
 from replication.feeding import EpochBatches, MicroBatches, check_sizes, steps_per_epoch, validation_batches
 from replication.method import Batch
@@ -44,7 +44,7 @@ def pretrain(
     progress: bool = True,
     save_every_seconds: float = 60.0,
     log_every: int = 50,
-    workers: int = 0,
+    workers: int | None = None,
 ) -> Path:
     """Train one run, or go on with it, or return at once if it is done.
 
@@ -57,16 +57,18 @@ def pretrain(
         data: the prepared pre-training set; trained on its ``train`` split, validated on ``val``.
         threads: torch threads of this process.
         save_every_seconds: time between two saved states; one is also saved after each epoch.
-        workers: processes that prepare batches ahead; 0 prepares them in this process.
+        workers: processes that prepare batches ahead; 0 for none, ``preparing_processes`` if left out.
 
     Returns:
         ``out``.
 
     Raises:
         DataError: too few images. ConfigError: the batch size does not divide.
-        UserError: another process trains in this folder, or a loss is no longer finite.
+        UserError: another process trains in this folder, a loss is no longer finite, or a batch does not fit
+            into the memory of the GPU.
         CheckpointError: the saved state is damaged.
     """
+    workers = preparing_processes(threads) if workers is None else workers
     torch.set_num_threads(threads)
     folder = RunFolder(out)
     accelerator = Accelerator(
@@ -83,7 +85,10 @@ def pretrain(
             run = _Run(
                 config, data, text_encoder, folder, accelerator, log_every, save_every_seconds, workers
             )
-            run.train(progress)
+            try:
+                run.train(progress)
+            except torch.OutOfMemoryError as error:
+                raise too_large(config, accelerator.device, accelerator.num_processes) from error
         if main:
             folder.clean()
     return out
@@ -127,9 +132,7 @@ class _Run:
         check_sizes(data, training, self.processes)
         self.steps = steps_per_epoch(data, training)
         self.batch_size = min(training.batch_size, len(data.rows("train")))
-        if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = False
-            torch.backends.cudnn.deterministic = True
+        use_deterministic_kernels()
         self.method = build_method(config, text_encoder, data.label_names)
         if self.processes > 1:
             share_batch_norms(self.method)
@@ -229,7 +232,7 @@ class _Run:
             # Dropout draws from torch's global generator; seeding it here makes a step repeatable by itself.
             torch.manual_seed(derived_seed("step", self.config.seed, epoch, step, micro, self.rank))
             with self.accelerator.accumulate(self.objective):
-                total, parts = self.objective(self._on_device(batch))
+                total, parts = self.objective(batch.to(self.device))
                 self.accelerator.backward(total)
                 if clip is not None and self.accelerator.sync_gradients:
                     self.accelerator.clip_grad_norm_(self.parameters, clip)
@@ -248,7 +251,7 @@ class _Run:
         seen = 0
         for batch in validation_batches(self.data, self.config, epoch, self.rank, self.processes):
             torch.manual_seed(batch.seed)
-            total, parts = self.objective(self._on_device(batch))
+            total, parts = self.objective(batch.to(self.device))
             for name, value in {**parts, "total": total}.items():
                 sums[name] = sums.get(name, 0.0) + value.double() * len(batch)
             seen += len(batch)
@@ -275,14 +278,6 @@ class _Run:
         if self.processes > 1:
             means = self.accelerator.reduce(means, reduction="mean")
         return _finite(means, f"{self.folder.path}, {what}")
-
-    def _on_device(self, batch: Batch) -> Batch:
-        return replace(
-            batch,
-            images=batch.images.to(self.device, memory_format=torch.channels_last, non_blocking=True),
-            triplets=batch.triplets.to(self.device, non_blocking=True),
-            labels=batch.labels.to(self.device, non_blocking=True),
-        )
 
     def _log(self, kind: str, epoch: int, rate: float, **losses: dict[str, float]) -> None:
         if self.main:
@@ -333,6 +328,19 @@ def make_optimiser(groups: list[dict[str, Any]], config: OptimiserConfig) -> tor
     return kind(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
+def too_large(config: RunConfig, device: torch.device, processes: int = 1) -> UserError:
+    """What to say where the images of a step do not fit into the memory of a GPU."""
+    training = config.training
+    images = training.batch_size // training.accumulation // processes
+    return UserError(
+        "The images of a step do not fit into the memory of the GPU.",
+        where=f"{config.label}, training.batch_size and training.accumulation",
+        found=f"{images} images at {config.image_size} pixels on one {device_name(device)}",
+        remedy="share each step between GPUs: torchrun --nproc_per_node N -m replication.cli pretrain ... "
+        "gives the same result; training.accumulation would change contrasts between images",
+    )
+
+
 def _finite(values: dict[str, Any], where: str) -> dict[str, float]:
     """Plain numbers.
 
@@ -349,8 +357,3 @@ def _finite(values: dict[str, Any], where: str) -> dict[str, float]:
             remedy="lower the learning rate, clip the gradient, or use fp32",
         )
     return plain
-
-
-def device_name(device: torch.device) -> str:
-    """``cpu``, or the accelerator's model."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -56,7 +56,7 @@ class TinyMethod(Method):
             raise RuntimeError("power cut")
         self.calls += 1
         pooled = self.dropout(self.trunk(batch.images).mean((2, 3)))
-        noise = 0.1 * (batch.draws().uniform(1) - 0.5)
+        noise = 0.1 * (batch.draws().uniform(1).to(pooled.device) - 0.5)
         error = nn.functional.binary_cross_entropy_with_logits(
             self.head(pooled) + noise, batch.labels.clamp_min(0).float()
         )

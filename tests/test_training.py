@@ -284,6 +284,17 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "resume").exists()
 
 
+def test_a_batch_that_does_not_fit_is_an_error_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(self: Objective, batch: object) -> object:
+        raise torch.OutOfMemoryError("no more")
+
+    monkeypatch.setattr(Objective, "forward", forward)
+    with pytest.raises(UserError, match=r"4 images at 32 pixels[\s\S]*torchrun"):
+        train(doubles.run_config(), tmp_path)
+
+
 def test_a_damaged_state_is_refused_with_its_remedy(tmp_path: Path) -> None:
     (tmp_path / "resume").mkdir()
     (tmp_path / "resume" / "state.pt").write_bytes(b"not a state")

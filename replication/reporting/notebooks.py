@@ -17,6 +17,7 @@ from typing import Any
 import jupytext
 import papermill
 from papermill.exceptions import PapermillException, PapermillExecutionError
+from traitlets.config import Config
 
 from replication.errors import ConfigError, DataError, UserError, nearest
 from replication.files import locked, storage_errors_are_reported, write_whole
@@ -92,6 +93,7 @@ def execute(script: Path, out: Path, parameters: Mapping[str, Any]) -> Path:
                 cwd=str(Path.cwd()),
                 progress_bar=False,
                 log_output=False,
+                config=_own_sockets(Path(scratch)),
             )
         except PapermillExecutionError as error:
             raise _cell_error(script, error) from error
@@ -162,6 +164,15 @@ def _read(script: Path, parameters: Mapping[str, Any]) -> Any:
             "A notebook has exactly one cell tagged 'parameters'.", where=script, found=len(tagged)
         )
     return notebook
+
+
+def _own_sockets(folder: Path) -> Config:
+    """Let a kernel talk through files: of kernels that start at once, two may choose the same free port."""
+    name = str(folder / "kernel")
+    # Longer names than 107 bytes cannot be those of sockets.
+    transport = "ipc" if len(os.fsencode(name)) < 100 else "tcp"
+    own = {"transport": transport, "connection_file": f"{name}.json"}
+    return Config({"KernelManager": own | ({"ip": name} if transport == "ipc" else {})})
 
 
 @contextmanager

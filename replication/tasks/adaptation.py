@@ -17,11 +17,11 @@ from tqdm import tqdm
 from replication import protocol_config
 from replication.config_files import derived_seed
 from replication.data.batches import PreparedData
+from replication.devices import compute_device
 from replication.errors import UserError
 from replication.method import ImageTrunk
 from replication.schedule import learning_rate
 from replication.tasks.common import Predictions
-from replication.tasks.results import compute_device
 from replication.training_config import OptimiserConfig
 from replication.transfer_config import FineTuneConfig
 
@@ -144,7 +144,7 @@ def fine_tune(
     best, kept = -math.inf, None
     batches = step_rows(rows, settings.batch_size, steps, seed)
     with (
-        torch.random.fork_rng(devices=[]),
+        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
         tqdm(total=steps, desc=title, unit="step", disable=not progress, mininterval=0.5) as bar,
     ):
         for step, chosen in enumerate(batches):

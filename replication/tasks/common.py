@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from replication.config_files import derived_seed
 from replication.data.batches import PreparedData
+from replication.devices import compute_device
 from replication.errors import DataError
 from replication.method import Finding, Method
 from replication.protocol_config import Protocol
@@ -194,7 +195,7 @@ def answers(
     title: str,
 ) -> Iterator[NDArray[np.float32]]:
     """What a method says of the images of some rows, batch by batch: ``[B, F, ...]`` float32."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = compute_device()
     method.to(device).eval()
     with tqdm(total=len(rows), unit="img", desc=title, disable=not progress, mininterval=0.5) as bar:
         for start in range(0, len(rows), batch_size):

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from replication.devices import compute_device
 from replication.errors import DataError
 from replication.method import ImageTrunk
 from replication.metrics import mean_roc_auc
 from replication.tasks.adaptation import Adaptation, concatenated, fine_tune, inference, pooled
 from replication.tasks.common import Predictions, evaluation_rows, identifiers, long_format
-from replication.tasks.results import compute_device
 from replication.transfer_config import FineTuneConfig
 
 

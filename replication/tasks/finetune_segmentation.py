@@ -13,6 +13,7 @@ from torch.nn import functional
 from replication.data.augmentation import augment_pairs
 from replication.data.batches import PreparedData, normalise
 from replication.data.boxes import union_mask
+from replication.devices import compute_device
 from replication.errors import ConfigError, DataError
 from replication.networks.segmentation import SegmentationNetwork
 from replication.protocol_config import Protocol
@@ -29,7 +30,6 @@ from replication.tasks.common import (
     resampling,
     threshold_used,
 )
-from replication.tasks.results import compute_device
 from replication.transfer_config import SegmentationConfig
 
 THRESHOLDS = np.round(np.linspace(0.05, 0.95, 19), 2)

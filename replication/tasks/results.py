@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from replication import protocol_config
 from replication.checkpoints import DONE, WEIGHTS
 from replication.config import RunConfig
 from replication.config_files import digest
 from replication.data.batches import PreparedData
+from replication.devices import device_name
 from replication.errors import DataError
 from replication.method import Method
 from replication.records import (
@@ -31,7 +31,6 @@ from replication.records import (
     write_rows,
 )
 from replication.tasks.common import Measurement, Predictions
-from replication.training import device_name
 
 
 class Measure(Protocol):
@@ -207,11 +206,6 @@ def load_predictions(path: Path) -> Predictions:
         )
     with np.load(arrays, allow_pickle=False) as file:
         return Predictions(frame, {name: file[name] for name in file.files})
-
-
-def compute_device() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _arrays_path(path: Path) -> Path:

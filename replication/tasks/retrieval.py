@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from replication.config_files import derived_seed
 from replication.data.batches import PreparedData
+from replication.devices import compute_device
 from replication.method import CannotAnswer, Method
 from replication.protocol_config import Protocol
 from replication.statistics import FloatArray, Resampling
@@ -62,7 +63,7 @@ def predict(
             found=len(texts),
             remedy="evaluate this task on data with reports",
         )
-    method.to(torch.device("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    method.to(compute_device()).eval()
     first_with = np.unique(own, return_index=True)[1]
     try:
         with torch.inference_mode():

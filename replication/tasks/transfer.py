@@ -19,6 +19,7 @@ from replication.config_files import derived_seed, digest
 from replication.data.batches import PreparedData
 from replication.data.fractions import check_classes, label_order, labelled_rows
 from replication.data.leaks import refuse_leaks
+from replication.devices import compute_device, device_name
 from replication.errors import ConfigError, nearest
 from replication.method import ImageTrunk, Method
 from replication.protocol_config import Protocol
@@ -29,8 +30,7 @@ from replication.tasks.common import NothingToMeasure
 from replication.tasks.finetune_classification import ClassifierTuning
 from replication.tasks.finetune_segmentation import SegmentationTuning
 from replication.tasks.linear_probe import LinearProbe
-from replication.tasks.results import EvaluatedRun, Folders, Measure, Result, compute_device
-from replication.training import device_name
+from replication.tasks.results import EvaluatedRun, Folders, Measure, Result
 from replication.transfer_config import FineTuneConfig, LinearProbeConfig, TransferConfig, base_task
 
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16"}

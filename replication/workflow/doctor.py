@@ -12,7 +12,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from replication.errors import UserError
-from replication.workflow.doctor_inputs import data, image_weights, text_encoders
+from replication.workflow.doctor_inputs import data, image_weights, text_encoders, tokenizers
 from replication.workflow.estimate import disk
 from replication.workflow.finding import Finding, judged
 from replication.workflow.needs import needs
@@ -36,6 +36,7 @@ def examine(workspace: Workspace) -> list[Finding]:
         _writable(workspace.results),
         *data(workspace),
         *text_encoders(workspace),
+        *tokenizers(workspace),
         *image_weights(workspace),
         *_configurations(workspace),
     ]

@@ -9,11 +9,12 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from torchvision.models import get_model_weights
 
+from replication.config_files import parse
 from replication.data.batches import read_provenance
 from replication.data.split_lists import listed_rule
 from replication.errors import UserError
 from replication.networks.clip_trunk import HUB_FILE, OPENAI
-from replication.registry import dataset_reader
+from replication.registry import dataset_reader, method_class
 from replication.workflow.finding import Finding, judged
 from replication.workflow.plan import Workspace, datasets, protocols, run_config, runs, split_rule
 from replication.workflow.text_encoders import local_copy, names
@@ -94,6 +95,17 @@ def text_encoders(workspace: Workspace) -> Iterable[Finding]:
             yield Finding(what, "in the cache, but only as pytorch_model.bin", "wrong", fetch)
         else:
             yield Finding(what, "not in the cache", "missing", fetch)
+
+
+def tokenizers(workspace: Workspace) -> Iterable[Finding]:
+    """Each tokeniser that a method loads by itself: a folder, or in the hub's cache."""
+    configs = [run_config(workspace, run) for run in runs(workspace.tier)]
+    settings = [parse(method_class(one.method).settings_class, one.model, one.label) for one in configs]
+    for name in dict.fromkeys(name for one in settings for name in one.tokenizers()):
+        there = Path(name).is_dir() or cached(name, "tokenizer.json")
+        state = "there" if Path(name).is_dir() else "in the cache" if there else "not in the cache"
+        remedy = f"where there is a network: hf download {name} --include '*.json' --include '*.txt'"
+        yield judged(f"tokeniser {name}", state, there, remedy, "missing")
 
 
 def cached(repository: str, file: str) -> bool:

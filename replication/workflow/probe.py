@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from replication.checkpoints import build_method
 from replication.config import RunConfig
 from replication.data.batches import PreparedData
 from replication.data.manifest import LABEL
+from replication.devices import compute_device, device_name, preparing_processes
 from replication.errors import UserError
 from replication.knowledge.descriptions import load_descriptions
 from replication.knowledge.random_encoder import random_text_encoder
@@ -23,7 +24,7 @@ from replication.knowledge.vocabulary import ANATOMIES, PATHOLOGIES
 from replication.method import Batch
 from replication.network_config import TextConfig
 from replication.registry import method_class
-from replication.training import Objective, device_name, make_optimiser
+from replication.training import Objective, make_optimiser, too_large
 from replication.workflow.plan import Run, Workspace, run_config, trained_as
 from replication.workflow.speed import Speed
 
@@ -50,37 +51,71 @@ def probe(config: RunConfig, *, threads: int, steps: int = _STEPS) -> Speed:
     """Time training steps of a configuration, behind a first one that warms up.
 
     Images, reports and triplets are random, and so are all weights: none of this changes the speed, and no
-    file has to be there. Augmentation counts, reading from disk does not.
+    file has to be there. Augmentation counts, reading from disk does not. Where processes prepare batches
+    ahead, the slower of preparing and training is the speed. Images that do not fit into the memory of a GPU
+    are halved until they do, as if several GPUs shared a step.
 
     Raises:
         ConfigError, CheckpointError: the method needs a file that is not there.
+        UserError: not even one image fits into the memory of the GPU.
     """
-    torch.set_num_threads(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = compute_device()
     training = config.training
-    size = training.batch_size // training.accumulation
-    size = size if device.type == "cuda" else min(size, _CPU_BATCH)
-    data = random_data(size, config.image_size, seed=config.seed)
+    asked = training.batch_size // training.accumulation
+    size = asked if device.type == "cuda" else min(asked, _CPU_BATCH)
     trunk = config.trunk.model_copy(update={"weights": "random"})
     config = config.model_copy(update={"trunk": trunk})
-    method = build_method(config, _text_encoder(config.text), data.label_names).to(device)
+    note = ""
+    while True:
+        try:
+            preparing, learning = _rates(config, size, steps, threads, device)
+            break
+        except torch.OutOfMemoryError:
+            note = f"; {asked} do not fit into its memory"
+        torch.cuda.empty_cache()
+        if size == 1:
+            raise too_large(config, device)
+        size //= 2
+    ahead = preparing_processes(threads)
+    rate = min(ahead * preparing, learning) if ahead else 1 / (1 / preparing + 1 / learning)
+    if ahead and rate < learning:
+        note += f"; held up by {ahead} processes that augment, {learning:.0f} images/s without"
+    source = f"probe of {steps} steps of {size} images{note}"
+    return Speed(config.label, config.recipe, round(rate, 3), device_name(device), threads, source)
+
+
+def _rates(
+    config: RunConfig, size: int, steps: int, threads: int, device: torch.device
+) -> tuple[float, float]:
+    """Images per second of one process that prepares batches, and of training on what is prepared."""
+    training = config.training
+    data = random_data(size, config.image_size, seed=config.seed)
+    torch.set_num_threads(1 if preparing_processes(threads) else threads)
+    began = time.monotonic()
+    batches = [
+        data.batch(np.arange(size), augmentation=training.augmentation, seed=step) for step in range(steps)
+    ]
+    preparing = steps * size / (time.monotonic() - began)
+    torch.set_num_threads(threads)
+    method = build_method(config, _text_encoder(config.text), data.label_names)
+    method.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     groups = [group for group in method.parameter_groups(training.optimiser.weight_decay) if group["params"]]
     objective = Objective(method, training.precision).train()
     optimiser = make_optimiser(groups, training.optimiser)
-    began = 0.0
-    for step in range(steps + 1):
-        batch = data.batch(np.arange(size), augmentation=training.augmentation, seed=step)
-        total, _ = objective(_moved(batch, device))
+
+    def step(batch: Batch) -> None:
+        total, _ = objective(batch.to(device))
         total.backward()
         optimiser.step()
         optimiser.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        if step == 0:
-            began = time.monotonic()
-    rate = round(steps * size / (time.monotonic() - began), 3)
-    source = f"probe of {steps} steps of {size} images"
-    return Speed(config.label, config.recipe, rate, device_name(device), threads, source)
+
+    step(batches[0])
+    began = time.monotonic()
+    for batch in batches:
+        step(batch)
+    return preparing, steps * size / (time.monotonic() - began)
 
 
 def random_data(images: int, size: int, *, seed: int) -> PreparedData:
@@ -108,20 +143,18 @@ def random_data(images: int, size: int, *, seed: int) -> PreparedData:
         manifest=manifest,
         images=rng.integers(0, 256, (images, size, size), dtype=np.uint8),
         masks=None,
-        triplets=rng.integers(-1, 2, (images, len(ANATOMIES), len(PATHOLOGIES))).astype(np.int8),
+        triplets=_random_triplets(images, rng),
         reports={name: " ".join(rng.choice(sentences, _SENTENCES)) for name in names},
         labels=labels,
         provenance={},
     )
 
 
-def _moved(batch: Batch, device: torch.device) -> Batch:
-    return replace(
-        batch,
-        images=batch.images.to(device),
-        triplets=batch.triplets.to(device),
-        labels=batch.labels.to(device),
-    )
+def _random_triplets(images: int, rng: np.random.Generator) -> NDArray[np.int8]:
+    """``[images, 51, 75]`` with about ten present and ten absent cells an image, as reports have."""
+    shape = (images, len(ANATOMIES), len(PATHOLOGIES))
+    share = 10 / (len(ANATOMIES) * len(PATHOLOGIES))
+    return rng.choice(np.array([-1, 0, 1], dtype=np.int8), shape, p=[1 - 2 * share, share, share])
 
 
 def _text_encoder(text: TextConfig) -> TextEncoder:

@@ -80,7 +80,7 @@ def _read(path: Path) -> list[Speed]:
             _positive(row["images_per_second"], f"{path}, row {number}"),
             str(row["device"]),
             int(row["threads"]),
-            str(path),
+            str(row.get("source") or path),
         )
         for number, row in enumerate(table.to_dict("records"), 2)
     ]

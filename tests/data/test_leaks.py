@@ -142,10 +142,10 @@ def test_a_patient_in_two_splits_is_found(clean: Path, tmp_path: Path) -> None:
         refuse_leaks(data, load_protocol("nih-cxr14/patient-seeded/v1"))
 
 
-def test_leaks_across_data_sets(clean: Path, tmp_path: Path) -> None:
+def copied_across(clean: Path, root: Path) -> PreparedData:
     """RSNA's DICOM files from NIH's PNG files, some under NIH's names; and one that both have in test."""
     nih = PreparedData.open(clean / "nih-cxr14.prepared")
-    source = tmp_path / "rsna"
+    source = root / "rsna"
     shutil.copytree(clean / "rsna-pneumonia", source)
     rsna = PreparedData.open(clean / "rsna-pneumonia.prepared")
     ours, theirs = images_of(nih, "train")[:8:2], images_of(rsna, "test")[:4]
@@ -154,7 +154,11 @@ def test_leaks_across_data_sets(clean: Path, tmp_path: Path) -> None:
         raw.write_dicom(source / other, raw.dicom(pixels, ViewPosition="PA"))
     pixels = cv2.imread(str(clean / "nih-cxr14" / images_of(nih, "test")[0]), cv2.IMREAD_GRAYSCALE)
     raw.write_dicom(source / images_of(rsna, "test")[5], raw.dicom(pixels))
-    copied = prepared(tmp_path, "rsna-pneumonia", "rsna")
+    return prepared(root, "rsna-pneumonia", "rsna")
+
+
+def test_leaks_across_data_sets(clean: Path, tmp_path: Path) -> None:
+    nih, copied = PreparedData.open(clean / "nih-cxr14.prepared"), copied_across(clean, tmp_path)
     assert found(nih, copied) == {(kind, "train", "test"): 4 for kind in ("pixels", "near-duplicate")}
     check = check_leaks(nih, copied, progress=False)
     same = check.table.query("split_a == 'test' and split_b == 'test' and kind == 'pixels'").iloc[0]
@@ -196,6 +200,64 @@ def test_the_command_tells_leaks_by_its_exit_status(clean: Path, tmp_path: Path)
         assert last.startswith(words)
         assert tuple(pd.read_csv(last.removeprefix(words)).columns) == COLUMNS
         assert ("near-duplicate" in done.stdout) == bool(status)
+
+
+TIER = """
+name: own
+description: two data sets, one of which is learned from
+image_size: 128
+pretrain: nih-cxr14
+trunk: {architecture: resnet18, width: 4, last_stage: 3, weights: random}
+recipe: matched
+methods: [supervised]
+protocols: [nih-cxr14/patient-seeded/v1, rsna-pneumonia/patient-seeded/v1]
+notebooks: []
+"""
+
+
+def test_a_tier_has_a_table_for_each_of_its_protocols(clean: Path, tmp_path: Path) -> None:
+    copied_across(clean, tmp_path)
+    (tmp_path / "own.yaml").write_text(TIER)
+    for folder, dataset in (
+        (clean / "nih-cxr14.prepared", "nih-cxr14"),
+        (tmp_path / "rsna.prepared", "rsna-pneumonia"),
+    ):
+        shutil.copytree(folder, tmp_path / "work" / "own" / "prepared" / dataset)
+
+    def leaks(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "replication.cli", "data", "leaks", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    tables = tmp_path / "results" / "own" / "leaks"
+    sound = leaks("--tier", "own.yaml", "--protocol", "nih-cxr14/patient-seeded/v1")
+    assert sound.returncode == 0, sound.stderr
+    assert [path.name for path in tables.iterdir()] == ["nih-cxr14--patient-seeded--v1.csv"]
+    both = leaks("--tier", "own.yaml")
+    assert both.returncode == 1, both.stderr
+    first, second = (pd.read_csv(path) for path in sorted(tables.iterdir()))
+    assert not first["leak"].any()
+    assert set(zip(second["set_a"], second["set_b"], strict=True)) == {
+        ("rsna-pneumonia.patient-seeded", "rsna-pneumonia.patient-seeded"),
+        ("rsna-pneumonia.patient-seeded", "nih-cxr14.patient-seeded"),
+    }
+    found = second[second["leak"]]
+    assert set(zip(found["kind"], found["split_a"], found["split_b"], found["shared"], strict=True)) == {
+        ("pixels", "test", "train", 4),
+        ("near-duplicate", "test", "train", 4),
+    }
+    with pytest.raises(DataError, match="4 by pixels"):
+        refuse_leaks(
+            PreparedData.open(tmp_path / "work" / "own" / "prepared" / "rsna-pneumonia"),
+            load_protocol("rsna-pneumonia/patient-seeded/v1"),
+            pretrained_on="nih-cxr14",
+        )
+    for wrong in (
+        ["--tier", "own.yaml", "--protocol", "siim-acr/stage-1/v1"],
+        [],
+        ["--tier", "own.yaml", "here"],
+    ):
+        refused = leaks(*wrong)
+        assert refused.returncode == 2 and "Traceback" not in refused.stderr, refused.stderr
 
 
 def test_a_protocol_that_says_so_is_refused(clean: Path) -> None:

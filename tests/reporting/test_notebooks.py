@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import jupytext
@@ -60,6 +61,21 @@ def test_two_executions_are_equal_files(tmp_path: Path) -> None:
     for private in (str(tmp_path), str(Path.cwd()), "papermill", "execution_time", "start_time"):
         assert private not in text
     assert [cell["id"] for cell in notebook["cells"]] == [f"cell-{i:03d}" for i in range(3)]
+
+
+@pytest.mark.parametrize(("folder", "transport"), [("short", "ipc"), ("long" * 30, "tcp")])
+def test_kernels_take_no_ports_where_they_can_do_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, transport: str
+) -> None:
+    """Kernels that started at once chose the same free port now and then."""
+    with tempfile.TemporaryDirectory() as short:
+        scratch = Path(short) / folder
+        scratch.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+        asks = "# %%\nfrom ipykernel.kernelapp import IPKernelApp\nprint(IPKernelApp.instance().transport)\n"
+        out = execute(script(tmp_path, HEADER + PARAMETERS + asks), tmp_path / "out.ipynb", {"tier": "smoke"})
+        assert json.loads(out.read_text())["cells"][-1]["outputs"][0]["text"] == [f"{transport}\n"]
+        assert not list(scratch.iterdir())
 
 
 def test_a_failing_cell_is_named_and_nothing_is_written(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ class Planted(doubles.TinyMethod):
     known: dict[bytes, dict[str, np.ndarray]]
 
     def streams(self, images: Tensor) -> dict[str, Tensor]:
-        found = [self.known[image.numpy().tobytes()] for image in images]
+        found = [self.known[image.cpu().numpy().tobytes()] for image in images]
         return {
             name: torch.from_numpy(np.stack([one[name] for one in found]).astype(np.float32))
             for name in found[0]
@@ -68,7 +68,7 @@ def keyed(data: PreparedData, contents: list[dict[str, np.ndarray]]) -> Planted:
     """A method with given streams ``[C, h, w]`` for every image of the data."""
     method = doubles.method(Planted)
     images = data.batch(np.arange(len(contents)), augmentation=None, seed=0).images
-    method.known = {image.numpy().tobytes(): one for image, one in zip(images, contents, strict=True)}
+    method.known = {image.cpu().numpy().tobytes(): one for image, one in zip(images, contents, strict=True)}
     return method
 
 

@@ -58,7 +58,7 @@ class Searcher(doubles.TinyMethod):
         generator = torch.Generator().manual_seed(0)
 
         def score(images: Tensor) -> Tensor:
-            own = [self.known[image.numpy().tobytes()] for image in images]
+            own = [self.known[image.cpu().numpy().tobytes()] for image in images]
             right = torch.tensor([[float(a.split() == b.split()) for b in reports] for a in own])
             return (
                 0 * right
@@ -74,7 +74,7 @@ def searcher(data: PreparedData) -> Searcher:
     count = len(data.manifest)
     images = data.batch(np.arange(count), augmentation=None, seed=0).images
     reports = [data.reports[study] for study in data.manifest["study_id"]]
-    method.known = {image.numpy().tobytes(): text for image, text in zip(images, reports, strict=True)}
+    method.known = {image.cpu().numpy().tobytes(): text for image, text in zip(images, reports, strict=True)}
     return method.train()
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, roc_auc_score
 
+from replication.devices import compute_device
 from replication.errors import DataError
 from replication.tasks.common import Predictions
 from replication.tasks.zero_shot_classification import measure, metric_draws, predict
@@ -51,8 +52,8 @@ def test_predictions_hold_every_image_and_finding_of_val_and_test() -> None:
     assert spot["sample"].tolist() == DATA.manifest["sample_id"].iloc[rows].tolist()
     assert spot["label"].tolist() == DATA.labels[rows, 0].tolist()
     batch = DATA.batch(rows[:5], augmentation=None, seed=0)
-    scores = method.eval().score(batch.images, doubles.findings())[:, 0]
-    assert spot["score"].to_numpy()[:5] == pytest.approx(scores.detach().numpy(), abs=1e-5)
+    scores = method.eval().score(batch.images.to(compute_device()), doubles.findings())[:, 0]
+    assert spot["score"].to_numpy()[:5] == pytest.approx(scores.detach().cpu().numpy(), abs=1e-5)
 
 
 def test_batch_size_does_not_matter() -> None:

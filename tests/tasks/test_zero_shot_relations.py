@@ -56,7 +56,7 @@ class Oracle(doubles.TinyMethod):
     def score(self, images: Tensor, findings: Sequence[Finding]) -> Tensor:
         rows = []
         for image in images:
-            cells = self.known[image.numpy().tobytes()]
+            cells = self.known[image.cpu().numpy().tobytes()]
             column = [cells[:, pathology_index(f.pathology or "")] for f in findings]
             places = [anatomy_index(f.anatomy or "") for f in findings]
             rows.append(
@@ -72,7 +72,7 @@ def oracle(data: PreparedData, blind: bool = False, sign: float = 1.0) -> Oracle
     method = doubles.method(Oracle)
     images = data.batch(data.rows("test"), augmentation=None, seed=0).images
     method.known = {
-        image.numpy().tobytes(): data.triplets[row]
+        image.cpu().numpy().tobytes(): data.triplets[row]
         for image, row in zip(images, data.rows("test"), strict=True)
     }
     method.blind, method.sign = blind, sign

@@ -12,7 +12,7 @@ from replication.data.prepare import prepare
 from replication.files import read_json, write_json
 from replication.workflow import doctor_inputs
 from replication.workflow.doctor import LOCK, examine, packages
-from replication.workflow.doctor_inputs import data, image_weights
+from replication.workflow.doctor_inputs import data, image_weights, tokenizers
 from replication.workflow.plan import Workspace
 
 
@@ -78,6 +78,18 @@ def test_lists_that_are_not_fetched_are_missing(paper: Workspace) -> None:
     found = [f for f in data(workspace) if f.what.startswith("lists")]
     assert [f.status for f in found] == ["missing"]
     assert "replicate data splits fetch nih-cxr14/mrm" in found[0].remedy
+
+
+def test_a_tokeniser_that_a_method_loads_itself_must_be_there(
+    paper: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> list[tuple[str, str]]:
+        return [(finding.what, finding.status) for finding in tokenizers(paper)]
+
+    monkeypatch.setattr(doctor_inputs, "cached", lambda repository, file: False)
+    assert found() == [("tokeniser openai/clip-vit-base-patch32", "missing")]
+    monkeypatch.setattr(doctor_inputs, "cached", lambda repository, file: True)
+    assert found() == [("tokeniser openai/clip-vit-base-patch32", "ok")]
 
 
 def test_image_weights_are_looked_for_in_the_caches(
