@@ -7,9 +7,12 @@ and figures do not draw them.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from replication.data.batches import PreparedData
 from replication.registry import dataset_reader
+
+if TYPE_CHECKING:
+    from replication.data.batches import PreparedData
 
 PHANTOM = "phantom.json"
 

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -358,3 +360,9 @@ def test_a_thousand_real_radiographs(realdata: Path, tmp_path: Path) -> None:
     mean = data.images.mean(axis=0)
     assert mean[20:40, 28:36].mean() > mean[20:40, 14:24].mean() + 20
     assert "nih-cxr14/patient-seeded/v1" in verify(tmp_path / "out", progress=False)["protocols"]
+
+
+def test_preparing_does_without_torch() -> None:
+    """It would be half of the memory that preparation takes."""
+    code = "import sys, replication.data.prepare; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
