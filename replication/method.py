@@ -172,7 +172,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def tokenizers(self) -> tuple[str, ...]:
-        """Tokenisers that the method loads by itself, as hub ids or folders: they must be there beforehand."""
+        """Tokenisers that the method loads by itself, as hub ids or folders; they must be there before."""
         return ()
 
 
