@@ -121,12 +121,16 @@ def data_leaks(
     results: Results = DEFAULT_RESULTS,
 ) -> None:
     """Look for patients and pictures in two splits, of one data set or across two; exit status 1 if any."""
-    if (a is None) == (tier is None):
-        raise ConfigError("Name one or two prepared folders, or a tier.", where="replicate data leaks")
-    if a is None or tier is not None:
-        leak = _protocol_leaks(Workspace.open(str(tier), work, results), protocol or [])
-    else:
+    if a is not None and tier is None and not protocol:
         leak = _folder_leaks(a, b, out)
+    elif a is None and tier is not None and out is None:
+        leak = _protocol_leaks(Workspace.open(tier, work, results), protocol or [])
+    else:
+        raise ConfigError(
+            "Name what to compare.",
+            where="replicate data leaks",
+            allowed="one or two prepared folders, with --out; or --tier, with --protocol",
+        )
     raise SystemExit(1 if leak else 0)
 
 

@@ -255,6 +255,8 @@ def test_a_tier_has_a_table_for_each_of_its_protocols(clean: Path, tmp_path: Pat
         ["--tier", "own.yaml", "--protocol", "siim-acr/stage-1/v1"],
         [],
         ["--tier", "own.yaml", "here"],
+        ["here", "--protocol", "nih-cxr14/patient-seeded/v1"],
+        ["--tier", "own.yaml", "--out", "here"],
     ):
         refused = leaks(*wrong)
         assert refused.returncode == 2 and "Traceback" not in refused.stderr, refused.stderr
