@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 
@@ -12,9 +14,13 @@ def compute_device() -> torch.device:
 
 
 def use_deterministic_kernels() -> None:
-    """Let cuDNN take, without trying out which is fastest, kernels that give the same again."""
+    """Let a GPU use kernels that give the same again, not the fastest ones; torch warns where it has none."""
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+    if torch.cuda.is_available():
+        # Gradients of word embeddings, for one, are summed in no fixed order otherwise.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def device_name(device: torch.device) -> str:

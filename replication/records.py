@@ -114,15 +114,24 @@ def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
             remedy="delete it; the step that wrote it makes it again",
         ) from error
     if not table.schema.equals(schema, check_metadata=False):
-        differing = sorted(set(map(str, table.schema)) ^ set(map(str, schema)))
         raise DataError(
             "The columns are not those of this version.",
             where=path,
-            found=differing,
-            allowed=schema.names,
+            found=_unlike(table.schema, schema) or f"another order: {', '.join(table.schema.names)}",
+            allowed=", ".join(map(_column, schema)),
             remedy="delete the file; the step that wrote it makes it again",
         )
     return table
+
+
+def _unlike(found: pa.Schema, wanted: pa.Schema) -> str:
+    """Columns that one of the two lacks or that are of another type."""
+    lacking = [f"no {name}" for name in wanted.names if name not in found.names]
+    return ", ".join(lacking + [_column(field) for field in found if field not in list(wanted)])
+
+
+def _column(field: pa.Field) -> str:
+    return f"{field.name} ({field.type}{' or nothing' if field.nullable else ''})"
 
 
 def result_name(task: str, protocol_id: str, label_fraction: float = 0.0) -> str:

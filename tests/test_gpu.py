@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from small_runs import TRAINED, difference, train_all, weights
+from torch import nn
+
+from replication.devices import compute_device
 
 pytestmark = [
     pytest.mark.slow,
@@ -57,3 +60,12 @@ def test_two_processes_train_to_the_weights_of_one(method: str, on_gpu: Path, by
     of_weights, of_way = difference(method, weights(on_gpu, method), weights(by_two, method))
     assert of_weights <= 1e-5
     assert of_way <= 1e-2
+
+
+def test_gradients_of_word_embeddings_are_the_same_twice() -> None:
+    """With so many words, and so few different ones, that torch would add them up in any order by default."""
+    embedding = nn.Embedding(2000, 128).to(compute_device())
+    words = torch.randint(0, 20, (64, 100), device=embedding.weight.device)
+    upstream = torch.randn(64, 100, 128, device=embedding.weight.device)
+    first, *others = (torch.autograd.grad(embedding(words), embedding.weight, upstream)[0] for _ in range(10))
+    assert all(torch.equal(first, other) for other in others)

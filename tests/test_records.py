@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from replication import records
@@ -109,6 +112,25 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     records.write_rows([ROW], path)
     with pytest.raises(DataError, match="columns are not those"):
+        records.read_predictions(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda t: t.drop_columns("split"), "no split"),
+        (lambda t: t.append_column("age", pa.array([40] * len(t))), r"age \(int64 or nothing\)"),
+        (lambda t: t.set_column(4, "score", t["score"].cast("double")), r"found: score \(double"),
+        (lambda t: t.select(t.column_names[::-1]), "another order: label, score"),
+    ],
+)
+def test_columns_of_another_version_are_named(
+    change: Callable[[pa.Table], pa.Table], found: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "p.parquet"
+    records.write_predictions(predictions(), path, {})
+    pq.write_table(change(pq.read_table(path)), path)
+    with pytest.raises(DataError, match=found):
         records.read_predictions(path)
 
 
