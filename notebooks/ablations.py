@@ -41,7 +41,6 @@ from replication.reporting.writers import as_markdown
 report = Report.open(tier, results, work)
 comparer = Comparer(report)
 asked = ablations.load_ablations()
-rows = report.select(method=asked.method)
 found = [ablations.effects(report, comparer, asked, family) for family in asked.families]
 display(Markdown(report.data_sentence))
 
@@ -50,7 +49,7 @@ display(Markdown(report.data_sentence))
 
 # %%
 for effects in found:
-    table = report.save_table(ablations.ablation_table(report, comparer, effects), rows)
+    table = report.save_table(ablations.ablation_table(report, comparer, effects))
     display(Markdown(as_markdown(table)))
 
 # %% [markdown]
@@ -59,5 +58,6 @@ for effects in found:
 # %%
 with style():
     figure, caption = ablations.effects_figure(report, found)
+    rows = report.select(method=asked.method)
     picture = report.save_figure(figure, "ablation_effects", "Effects of ablations", caption, rows)
 display(Image(filename=picture, width=700))

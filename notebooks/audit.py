@@ -41,14 +41,13 @@ from replication.reporting.writers import as_markdown
 
 report = Report.open(tier, results, work)
 audit = load_audit()
-rows = report.select(method=audit.method, recipe=audit.recipe)
 display(Markdown(report.data_sentence))
 
 # %% [markdown]
 # ## The table
 
 # %%
-table = report.save_table(audit_table(report, audit), rows)
+table = report.save_table(audit_table(report, audit))
 display(Markdown(as_markdown(table)))
 
 # %% [markdown]

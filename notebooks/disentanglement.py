@@ -47,8 +47,7 @@ display(Markdown(report.data_sentence))
 # ## What each stream knows
 
 # %%
-rows = disentanglement.rows_of(report)
-table = report.save_table(disentanglement.streams_table(report), rows)
+table = report.save_table(disentanglement.streams_table(report))
 display(Markdown(as_markdown(table)))
 
 # %% [markdown]
@@ -57,7 +56,7 @@ display(Markdown(as_markdown(table)))
 # The same for variants of MeDSLIP that were trained as long as it was: which part makes the streams differ?
 
 # %%
-table = report.save_table(disentanglement.streams_table(report, variants=True), rows)
+table = report.save_table(disentanglement.streams_table(report, variants=True))
 display(Markdown(as_markdown(table)))
 
 # %% [markdown]
@@ -66,6 +65,7 @@ display(Markdown(as_markdown(table)))
 # %%
 with style():
     figure, caption = disentanglement.embeddings_figure(report)
+    rows = disentanglement.rows_of(report)
     picture = report.save_figure(figure, "stream_embeddings", "Embeddings of the streams", caption, rows)
 display(Image(filename=picture, width=700))
 
@@ -77,5 +77,5 @@ display(Image(filename=picture, width=700))
 # perfect reader of images would miss often; compare methods with each other and with a random order.
 
 # %%
-table = report.save_table(retrieval.retrieval_table(report), report.select(task=retrieval.TASK))
+table = report.save_table(retrieval.retrieval_table(report))
 display(Markdown(as_markdown(table)))

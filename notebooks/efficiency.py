@@ -35,5 +35,5 @@ from replication.reporting.writers import as_markdown
 report = Report.open(tier, results, work)
 
 # %%
-table = report.save_table(efficiency_table(report, read_costs(report)), report.rows)
+table = report.save_table(efficiency_table(report, read_costs(report)))
 display(Markdown(as_markdown(table)))

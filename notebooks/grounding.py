@@ -45,21 +45,20 @@ from replication.reporting.report import Report
 from replication.reporting.writers import as_markdown
 
 report = Report.open(tier, results, work)
-rows = report.select(task=grounding.GROUNDING)
 display(Markdown(report.data_sentence))
 
 # %% [markdown]
 # ## Heat maps
 
 # %%
-table = report.save_table(grounding.grounding_table(report), rows)
+table = report.save_table(grounding.grounding_table(report))
 display(Markdown(as_markdown(table)))
 
 # %% [markdown]
 # ## Where-metrics
 
 # %%
-where = report.save_table(grounding.relations_table(report), report.select(task=grounding.RELATIONS))
+where = report.save_table(grounding.relations_table(report))
 display(Markdown(as_markdown(where)))
 
 # %% [markdown]
@@ -71,5 +70,6 @@ display(Markdown(as_markdown(where)))
 # %%
 with style():
     figure, caption, images = grounding_maps.maps_figure(report)
+    rows = report.behind(table.rows)
     picture = report.save_figure(figure, "grounding_maps", "Heat maps", caption, rows, images=images)
 display(Image(filename=picture, width=700))

@@ -35,15 +35,13 @@ from replication.reporting.report import Report
 from replication.reporting.writers import as_markdown
 
 report = Report.open(tier, results, work)
-protocol = classification.per_finding_protocol(report)
-rows = report.select(task=classification.TASK, protocol=protocol.id if protocol else "")
 display(Markdown(report.data_sentence))
 
 # %% [markdown]
 # ## The table
 
 # %%
-table = report.save_table(classification.per_finding_table(report), rows)
+table = report.save_table(classification.per_finding_table(report))
 display(Markdown(as_markdown(table)))
 
 # %% [markdown]
@@ -54,5 +52,6 @@ display(Markdown(as_markdown(table)))
 # %%
 with style():
     figure = classification.per_finding_figure(table)
+    rows = report.behind(table.rows)
     picture = report.save_figure(figure, "per_finding", "AUC per finding", table.caption, rows)
 display(Image(filename=picture, width=700))

@@ -47,9 +47,7 @@ ledger = read_ledger()
 # ## With a protocol of the suite
 
 # %%
-protocols = sorted({number.protocol for number in ledger.with_protocol})
-rows = report.rows[:0] if report.phantom else report.select(protocol=protocols)
-table = report.save_table(published_vs_measured_table(report, ledger), rows)
+table = report.save_table(published_vs_measured_table(report, ledger))
 display(Markdown(as_markdown(table)))
 
 # %% [markdown]
@@ -58,5 +56,5 @@ display(Markdown(as_markdown(table)))
 # Numbers of methods or data sets outside the suite are in the ledger only.
 
 # %%
-rest = report.save_table(not_comparable_table(report, ledger), report.rows[:0])
+rest = report.save_table(not_comparable_table(report, ledger))
 display(Markdown(as_markdown(rest)))

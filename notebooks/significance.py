@@ -50,8 +50,7 @@ display(Markdown(report.data_sentence))
 
 # %%
 for family in significance.families(report):
-    table = significance.significance_table(report, comparer, family)
-    table = report.save_table(table, report.select(task=list(family.tasks)))
+    table = report.save_table(significance.significance_table(report, comparer, family))
     display(Markdown(as_markdown(table)))
 
 # %% [markdown]

@@ -46,16 +46,14 @@ display(Markdown(report.data_sentence))
 # ## Linear probe
 
 # %%
-rows = transfer.rows_of(report, [transfer.PROBE], ["auc"])
-table = report.save_table(transfer.classification_table(report, transfer.PROBE), rows)
+table = report.save_table(transfer.classification_table(report, transfer.PROBE))
 display(Markdown(as_markdown(table)))
 
 # %% [markdown]
 # ## Fine-tuned classification
 
 # %%
-rows = transfer.rows_of(report, [transfer.CLASSIFICATION], ["auc"])
-table = report.save_table(transfer.classification_table(report, transfer.CLASSIFICATION), rows)
+table = report.save_table(transfer.classification_table(report, transfer.CLASSIFICATION))
 display(Markdown(as_markdown(table)))
 
 # %% [markdown]
@@ -64,8 +62,7 @@ display(Markdown(as_markdown(table)))
 # The target is a mask or the union of boxes. Dice and IoU are means over images, not over pixels.
 
 # %%
-rows = transfer.rows_of(report, list(transfer.ENCODERS), ["dice", "iou"])
-table = report.save_table(transfer.segmentation_table(report), rows)
+table = report.save_table(transfer.segmentation_table(report))
 display(Markdown(as_markdown(table)))
 
 # %% [markdown]
@@ -92,10 +89,8 @@ display(Image(filename=picture, width=800))
 further = []
 for task in (transfer.PROBE, transfer.CLASSIFICATION):
     if transfer.protocols(report, [task], further=True):
-        rows = transfer.rows_of(report, [task], ["auc"], further=True)
         table = transfer.classification_table(report, task, further=True)
-        further.append(report.save_table(table, rows))
+        further.append(report.save_table(table))
 if transfer.protocols(report, list(transfer.ENCODERS), further=True):
-    rows = transfer.rows_of(report, list(transfer.ENCODERS), ["dice", "iou"], further=True)
-    further.append(report.save_table(transfer.segmentation_table(report, further=True), rows))
+    further.append(report.save_table(transfer.segmentation_table(report, further=True)))
 display(Markdown("\n\n".join(as_markdown(table) for table in further) or "None."))

@@ -39,14 +39,13 @@ from replication.reporting.report import Report
 from replication.reporting.writers import as_markdown
 
 report = Report.open(tier, results, work)
-rows = classification.rows_of(report, report.protocols(classification.TASK))
 display(Markdown(report.data_sentence))
 
 # %% [markdown]
 # ## The table
 
 # %%
-table = report.save_table(classification.zero_shot_table(report), rows)
+table = report.save_table(classification.zero_shot_table(report))
 display(Markdown(as_markdown(table)))
 
 # %% [markdown]
@@ -59,7 +58,7 @@ display(Markdown(as_markdown(table)))
 further = report.further_protocols(classification.TASK)
 if further:
     other = classification.zero_shot_table(report, further=True)
-    other = report.save_table(other, classification.rows_of(report, further))
+    other = report.save_table(other)
     display(Markdown(as_markdown(other)))
 else:
     display(Markdown("None."))
@@ -73,5 +72,6 @@ else:
 # %%
 with style():
     figure, caption = classification.roc_figure(report)
+    rows = report.behind(table.rows)
     picture = report.save_figure(figure, "roc", "ROC curves of zero-shot classification", caption, rows)
 display(Image(filename=picture, width=700))

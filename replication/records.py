@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -138,6 +139,20 @@ def result_name(task: str, protocol_id: str, label_fraction: float = 0.0) -> str
     """File name of predictions and of rows, e.g. ``linear_probe.nih-cxr14--phantom--v1.f0.01.parquet``."""
     fraction = f".f{label_fraction:g}" if label_fraction else ""
     return f"{task}.{protocol_id.replace('/', '--')}{fraction}.parquet"
+
+
+def row_name(
+    run_id: str, task: str, protocol_id: str, label_fraction: float, finding: str, metric: str
+) -> str:
+    """What tables call a row, e.g. ``0123456789ab/linear_probe.nih-cxr14--phantom--v1.f0.01/mass/auc``."""
+    source = result_name(task, protocol_id, label_fraction).removesuffix(".parquet")
+    return f"{run_id}/{source}/{finding}/{metric}"
+
+
+def protocol_of(row: str) -> str:
+    """The protocol in a row's name, e.g. ``nih-cxr14/phantom/v1``; ``""`` for other names."""
+    named = re.fullmatch(r"[^/]+/\w+\.([^/]+?)(\.f[-+.e\d]+)?/.+", row)
+    return named[1].replace("--", "/") if named else ""
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

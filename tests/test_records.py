@@ -108,6 +108,13 @@ def test_a_damaged_file_is_named(damage: bytes, tmp_path: Path) -> None:
         records.merge_rows(tmp_path / "rows")
 
 
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 1e-05, 1.0])
+def test_a_rows_name_tells_its_protocol(fraction: float) -> None:
+    name = records.row_name("0123", "linear_probe", "nih-cxr14/phantom/v1", fraction, "a/b", "auc")
+    assert records.protocol_of(name) == "nih-cxr14/phantom/v1"
+    assert records.protocol_of("some other name") == ""
+
+
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     records.write_rows([ROW], path)

@@ -131,7 +131,7 @@ def same_as_full(report: Report, ablations: Ablations) -> frozenset[str]:
 
 
 def ablation_table(report: Report, comparer: Comparer, found: Effects) -> Table:
-    """``ablation_<family>``: the full model, then each variant with its difference to it."""
+    """``ablation_<family>``: a full model, then the variants compared with it and their differences."""
     ablations, family = found.ablations, found.family
     columns = [column for measure in ablations.measures for column in _columns(measure.title(report))]
     rows = []
@@ -140,18 +140,18 @@ def ablation_table(report: Report, comparer: Comparer, found: Effects) -> Table:
         own = [measured(comparer, line(report, label), measure) for measure in ablations.measures]
         cells = [cell for one in own for cell in (one, *_against_itself(one))]
         shorter = "" if label == ablations.method else f", trained with {_settings(report)}"
-        rows.append(Row((label, f"the full model{shorter}"), tuple(cells)))
-    for name, made in found.lines.items():
-        cells = [
-            cell
-            for one in made
-            for cell in (measured(comparer, one.a, one.measure), one.difference(), one.adjusted())
-        ]
-        rows.append(Row((name, family.variants[name]), tuple(cells)))
+        rows.append(Row((label, f"the full model{shorter}"), tuple(cells), block=label))
+        for name, made in found.lines.items():
+            if found.full[name] == label:
+                cells = [
+                    cell
+                    for one in made
+                    for cell in (measured(comparer, one.a, one.measure), one.difference(), one.adjusted())
+                ]
+                rows.append(Row((name, family.variants[name]), tuple(cells), block=label))
     every = [one for made in found.lines.values() for one in made]
-    labels = [*full_models, *(one.a.label for one in every)]
-    used = report.select(label=labels, recipe=report.tier.recipe)
-    used = used[used["metric"].isin([measure.metric for measure in ablations.measures])]
+    shown = report.behind(rows)
+    values = "values: mean over seeds ± sample standard deviation over seeds" if len(shown) else ""
     return Table(
         name=f"ablation_{found.suffix}",
         title=f"Ablations of {ablations.method}: {family.title}",
@@ -164,17 +164,9 @@ def ablation_table(report: Report, comparer: Comparer, found: Effects) -> Table:
         columns=tuple(columns),
         rows=tuple(rows),
         header=report.header(
-            used,
+            shown,
             protocols_of(report, ablations.measures),
-            "; ".join(
-                filter(
-                    None,
-                    [
-                        "values: mean over seeds ± sample standard deviation over seeds" if len(used) else "",
-                        error_bars(report, every, "the variants of a column"),
-                    ],
-                )
-            ),
+            "; ".join(filter(None, [values, error_bars(report, every, "the variants of a column")])),
         ),
         notes=_notes(found),
         named_by=1,

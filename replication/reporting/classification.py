@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -67,14 +67,9 @@ def zero_shot_table(report: Report, *, further: bool = False) -> Table:
         label_names=LABEL_NAMES,
         columns=columns,
         rows=rows,
-        header=report.header(rows_of(report, protocols), protocols, summariser.error_bars()),
+        header=report.header(report.behind(rows), protocols, summariser.error_bars()),
         notes=mean_notes(summariser, TASK, protocols, "auc"),
     )
-
-
-def rows_of(report: Report, protocols: Sequence[Protocol]) -> pd.DataFrame:
-    """Rows of the task under some protocols."""
-    return report.select(task=TASK, protocol=[protocol.id for protocol in protocols])
 
 
 PANELS_ABREAST = 5
@@ -123,9 +118,7 @@ def per_finding_table(report: Report) -> Table:
         columns=columns,
         rows=rows,
         header=report.header(
-            report.select(task=TASK, protocol=protocol.id, metric="auc")
-            if protocol
-            else report.rows.iloc[:0],
+            report.behind(rows),
             [protocol] if protocol else [],
             summariser.error_bars(),
         ),

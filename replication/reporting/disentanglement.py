@@ -63,9 +63,6 @@ def streams_table(report: Report, *, variants: bool = False) -> Table:
         for entry in entries
         for stream in _streams_of(report, entry)
     )
-    measured = report.select(
-        task=list(TASKS), protocol=[one.id for one in asked], label=[entry.label for entry in entries]
-    )
     return Table(
         name="disentanglement" + ("_variants" if variants else ""),
         title="What each stream knows" + (", without a part of the method" if variants else ""),
@@ -83,7 +80,7 @@ def streams_table(report: Report, *, variants: bool = False) -> Table:
         named_by=2,
         columns=tuple(column for _, column in _COLUMNS),
         rows=rows,
-        header=report.header(measured, asked, summariser.error_bars(), "test images or patches"),
+        header=report.header(report.behind(rows), asked, summariser.error_bars(), "test images or patches"),
         notes=(
             "Shuffled labels: the same probes taught labels in random order, mean over classes and shuffles; "
             "this is chance as measured here.",

@@ -101,7 +101,7 @@ def _blocks(
         label_names=("Data", *LABEL_NAMES),
         columns=tuple(column for _, column in metrics),
         rows=rows,
-        header=report.header(report.select(task=task), protocols, summariser.error_bars(), images),
+        header=report.header(report.behind(rows), protocols, summariser.error_bars(), images),
         notes=(*notes, *counted, *left_out),
     )
 

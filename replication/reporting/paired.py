@@ -21,7 +21,7 @@ from replication.comparison import (
 )
 from replication.errors import DataError
 from replication.protocol_config import Protocol, load_protocol
-from replication.records import read_metadata, read_predictions, result_name
+from replication.records import read_metadata, read_predictions, result_name, row_name
 from replication.reporting.draws import bootstrap_draws
 from replication.reporting.report import Entry, Report
 from replication.reporting.same_lines import KEYS, check_same_lines
@@ -63,6 +63,10 @@ class Question:
     def predictions(self) -> str:
         """File name of the predictions that answer it."""
         return result_name(self.task, self.protocol.id, self.label_fraction)
+
+    def row_of(self, run: str, finding: str) -> str:
+        """Name of the row with the number of a run."""
+        return row_name(run, self.task, self.protocol.id, self.label_fraction, finding, self.metric)
 
 
 def questions(
@@ -203,14 +207,13 @@ class Comparer:
             n, positive = int(chosen["n"].iloc[0]), int(chosen["n_positive"].iloc[0])
             raise NothingToCompare(f"undefined on these data: {positive:,} positive of {n:,} images")
         finding = str(chosen["finding"].iloc[0])
-        name = question.predictions.removesuffix(".parquet")
         return Side(
             entry,
             finding,
             tuple(chosen["seed"].astype(int)),
             runs,
             chosen["value"].to_numpy(dtype=np.float64),
-            tuple(f"{run}/{name}/{finding}/{question.metric}" for run in runs),
+            tuple(question.row_of(run, finding) for run in runs),
         )
 
     def paths(self, side: Side, question: Question) -> list[Path]:

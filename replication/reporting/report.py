@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from matplotlib.figure import Figure
 
 from replication.errors import DataError
 from replication.protocol_config import Protocol, load_protocol
-from replication.records import ROW_SCHEMA, read_json, read_rows
+from replication.records import ROW_SCHEMA, read_json, read_rows, row_name
 from replication.reporting import provenance
 from replication.reporting.figures import Caption, registered_methods, save_figure
-from replication.reporting.tables import Header, Table
+from replication.reporting.tables import Header, Row, Table
 from replication.reporting.writers import write_table
 from replication.tier_config import TierConfig, load_tier
 
@@ -163,6 +164,20 @@ class Report:
         measured = set(self.rows.loc[self.rows["task"] == task, "protocol"])
         return [load_protocol(protocol_id) for protocol_id in sorted(measured - set(self.tier.protocols))]
 
+    def behind(self, lines: Sequence[Row]) -> pd.DataFrame:
+        """The rows that a table's lines rest on; all of a run's where a cell names the run alone."""
+        cells = [cell for line in lines for cell in line.cells]
+        names = {name for cell in cells for name in cell.rows}
+        runs = {run for cell in cells if not cell.rows for run in cell.runs}
+        chosen = self._row_names.isin(list(names)) | self.rows["run_id"].isin(list(runs))
+        return self.rows[chosen]
+
+    @cached_property
+    def _row_names(self) -> pd.Series:
+        identity = self.rows[["run_id", "task", "protocol", "label_fraction", "finding", "metric"]]
+        names = [row_name(*row) for row in identity.itertuples(index=False, name=None)]
+        return pd.Series(names, index=self.rows.index, dtype="str")
+
     def header(
         self, rows: pd.DataFrame, protocols: Sequence[Protocol], error_bars: str, images: str = "test images"
     ) -> Header:
@@ -198,9 +213,13 @@ class Report:
                 found[run_id] = path.parent
         return found
 
-    def save_table(self, table: Table, rows: pd.DataFrame) -> Table:
-        """Write the table in all formats with the provenance of its rows; returns it as written."""
-        table = replace(table, provenance=self.provenance(rows))
+    def save_table(self, table: Table, rows: pd.DataFrame | None = None) -> Table:
+        """Write the table in all formats with its provenance; returns it as written.
+
+        Args:
+            rows: what it rests on, if that is more than the rows behind its cells.
+        """
+        table = replace(table, provenance=self.provenance(self.behind(table.rows) if rows is None else rows))
         write_table(table, self.results / "tables")
         return table
 

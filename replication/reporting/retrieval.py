@@ -46,7 +46,7 @@ def retrieval_table(report: Report) -> Table:
         label_names=LABEL_NAMES,
         columns=tuple(column for _, _, column in columns),
         rows=rows,
-        header=report.header(measured, asked, summariser.error_bars()),
+        header=report.header(report.behind(rows), asked, summariser.error_bars()),
         notes=tuple(_chance(report, direction) for direction in DIRECTIONS if len(measured)),
     )
 

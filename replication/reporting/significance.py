@@ -93,7 +93,6 @@ def significance_table(report: Report, comparer: Comparer, family: Family) -> Ta
         cells = [cell for answer in answers for cell in _cells(answer, place, family)]
         rows.append(Row(entry.labels, tuple(cells), entry.reference))
     found = [one for answer in answers for one in answer if isinstance(one, Comparison)]
-    used = report.select(task=list(family.tasks), metric=[question.metric for question in asked])
     protocols = list({question.protocol.id: question.protocol for question in asked}.values())
     name = f"significance{family.suffix}"
     return Table(
@@ -107,7 +106,7 @@ def significance_table(report: Report, comparer: Comparer, family: Family) -> Ta
         label_names=LABEL_NAMES,
         columns=tuple(columns),
         rows=tuple(rows) if columns else (),
-        header=report.header(used, protocols, _error_bars(report, found, answers, family)),
+        header=report.header(report.behind(rows), protocols, _error_bars(report, found, answers, family)),
         notes=tuple(
             _verdict(question, against, others, answer)
             for question, answer in zip(asked, answers, strict=True)

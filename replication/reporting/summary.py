@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from replication.protocol_config import Protocol, load_protocol
-from replication.records import read_metadata, read_predictions, result_name
+from replication.records import read_metadata, read_predictions, result_name, row_name
 from replication.reporting.report import Entry, Report
 from replication.reporting.tables import Cell
 from replication.statistics import FloatArray, hierarchical_mean
@@ -72,17 +72,17 @@ class Summariser:
         name = result_name(task, protocol, fraction)
         if reason := self._why_missing(entry, name, chosen):
             return Cell.absent(reason)
+        runs = tuple(chosen["run_id"].astype(str))
         values = chosen["value"].to_numpy(dtype=np.float64)
         lower, upper = self._interval(chosen, values, name)
-        source = name.removesuffix(".parquet") if fraction else f"{task}/{protocol}"
         return Cell(
             value=float(values.mean()),
             lower=lower,
             upper=upper,
             spread=float(values.std(ddof=1)) if len(values) > 1 else None,
             n_seeds=len(values),
-            rows=tuple(f"{run}/{source}/{finding}/{metric}" for run in chosen["run_id"].astype(str)),
-            runs=tuple(chosen["run_id"].astype(str)),
+            rows=tuple(row_name(run, task, protocol, fraction, str(finding), metric) for run in runs),
+            runs=runs,
             higher_is_better=bool(chosen["higher_is_better"].iloc[0]),
         )
 

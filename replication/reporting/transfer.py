@@ -59,11 +59,9 @@ def fractions(report: Report, shown: Sequence[Protocol]) -> list[float]:
     return sorted({*asked, *measured[measured > 0]}) or [1.0]
 
 
-def rows_of(
-    report: Report, tasks: Sequence[str], metrics: Sequence[str], *, further: bool = False
-) -> pd.DataFrame:
-    """Measured rows of some tasks and metrics, under the tier's protocols or others."""
-    shown = [protocol.id for protocol in protocols(report, tasks, further=further)]
+def rows_of(report: Report, tasks: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+    """Measured rows of some tasks and metrics under the tier's protocols."""
+    shown = [protocol.id for protocol in protocols(report, tasks)]
     return report.select(task=list(tasks), metric=list(metrics), protocol=shown)
 
 
@@ -110,9 +108,7 @@ def classification_table(report: Report, task: str, *, further: bool = False) ->
         label_names=LABEL_NAMES,
         columns=columns,
         rows=rows,
-        header=report.header(
-            rows_of(report, [task], ["auc"], further=further), shown, summariser.error_bars()
-        ),
+        header=report.header(report.behind(rows), shown, summariser.error_bars()),
         notes=mean_notes(summariser, task, shown, "auc"),
     )
 
@@ -148,7 +144,7 @@ def segmentation_table(report: Report, *, further: bool = False) -> Table:
         for task, encoder in ENCODERS.items()
         for entry in report.entries()
     )
-    measured = rows_of(report, list(ENCODERS), ["dice", "iou"], further=further)
+    measured = report.behind(rows)
     # The encoder setting is a column of the table, so it need not tell selections apart.
     measured = measured.assign(selection=measured["selection"].str.split(", encoder").str[0])
     return Table(

@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from replication.files import write_whole
+from replication.records import protocol_of
 from replication.reporting.provenance import footer
 from replication.reporting.tables import Table, printed
 
@@ -109,7 +110,7 @@ def as_csv(table: Table) -> str:
                     column.name,
                     column.unit,
                     "" if column.higher_is_better is None else str(column.higher_is_better).lower(),
-                    column.protocol or row.block,
+                    ";".join(filter(None, dict.fromkeys(map(protocol_of, cell.rows)))) or column.protocol,
                     estimate,
                     interval,
                     str((i, j) in best).lower(),

@@ -98,15 +98,13 @@ def findings(path: Path) -> dict[str, pd.DataFrame]:
 
 @cache
 def value(row: str, predictions: Path) -> float | None:
-    """A row of the results by its name ``run/task.../finding/metric``; ``None`` for other metrics."""
-    run, *what, finding, metric = row.split("/")
+    """A row of the results by its name ``run/task.protocol/finding/metric``; ``None`` for other metrics."""
+    run, name, *finding, metric = row.split("/")
     if metric not in METRICS:
         return None
-    # Zero-shot rows name task and protocol with slashes, the others by the name of their file.
-    name = what[0] if len(what) == 1 else f"{what[0]}.{'--'.join(what[1:])}"
     scores = findings(predictions / run / f"{name}.parquet")
-    if finding != "mean":
-        return METRICS[metric](scores[finding])
+    if finding != ["mean"]:
+        return METRICS[metric](scores["/".join(finding)])
     return float(np.nanmean([METRICS[metric](group) for group in scores.values()]))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from replication.config import load_recipes
 from replication.errors import ConfigError
 from replication.reporting import ablations
 from replication.reporting.ablations import Effects, load_ablations
+from replication.reporting.classification import zero_shot_table
 from replication.reporting.figures import style
 from replication.reporting.paired import Comparer
 from replication.reporting.report import Report
@@ -92,7 +95,7 @@ def test_variants_that_are_trained_shorter_are_compared_with_the_model_trained_l
     assert by_name["no-protocl"][1].value == 0
     assert "epochs 4" in table.caption
     _, text = made(report, comparer, "text")
-    assert [row.labels[0] for row in text.rows[:2]] == ["medslip/reference", "medslip"]
+    assert list(dict.fromkeys(row.block for row in text.rows)) == ["medslip/reference", "medslip"]
     weights_of_the_method = {row.labels[0]: row.cells for row in text.rows}["fibrosis-own-prompt"]
     assert weights_of_the_method[1].value == 0
 
@@ -108,9 +111,31 @@ def test_a_variant_that_is_trained_in_full_is_compared_with_the_method(tmp_path:
     )
     _, table = made(report, Comparer(report), "loss_weights")
     by_name = {row.labels[0]: row.cells for row in table.rows}
-    assert list(by_name)[:2] == ["medslip", "medslip/reference"]
+    assert list(by_name)[:2] == ["medslip", "no-protocl"]
     assert by_name["no-protocl"][1].value == by_name["alpha-2"][1].value == 0
     assert "medslip/reference: alpha-0.5, alpha-2, beta-0.5, beta-2;" in table.caption
+
+
+def test_models_that_are_trained_alike_are_a_block_with_a_best_of_its_own(tmp_path: Path) -> None:
+    shifts = {"": 0.0, "reference": -0.8, "no-protocl": -0.4, "alpha-2": -1.2}
+    in_full = ["medslip/no-protocl", "medslip/no-icl"]
+    report = variant_report(tmp_path, shifts, seeds=(0,), variant_training={"epochs": 4}, in_full=in_full)
+    _, table = made(report, Comparer(report), "loss_weights")
+    blocks = {row.labels[0]: row.block for row in table.rows}
+    assert blocks["no-protocl"] == "medslip"
+    assert blocks["alpha-2"] == "medslip/reference"
+    assert [key for key, _ in groupby(blocks.values())] == ["medslip", "medslip/reference"]
+    best = [table.rows[i].labels[0] for i, j in sorted(table.best()) if j == 0]
+    assert best == ["medslip", "medslip/reference"]
+
+
+def test_a_table_names_the_runs_behind_its_cells_alone(report: Report) -> None:
+    variants = report.rows["variant"] != "default"
+    rows = report.rows.assign(selection=report.rows["selection"].mask(variants, "last"))
+    changed = replace(report, rows=rows)
+    table = changed.save_table(zero_shot_table(changed))
+    assert "last epoch" not in table.header.selection
+    assert table.provenance["runs"] == sorted(set(rows.loc[~variants, "run_id"]))
 
 
 def test_variants_that_the_tier_trains_anyway_are_no_ablation(report: Report, comparer: Comparer) -> None:

@@ -27,8 +27,11 @@ from replication.reporting.writers import (
 NASTY = r"50% of {a_b} & $c$ #1 ~x^2 \ <i> | [d] ± ↑"
 
 
+ROWS = ("run1/probe.a--b--v1.f0.01/mean/auc", "run2/probe.a--b--v1.f0.01/mean/auc")
+
+
 def cell(value: float, spread: float | None = None) -> Cell:
-    return Cell(value, value - 0.0123456, value + 0.0123456, spread, 3, ("r1", "r2"), ("run1", "run2"), True)
+    return Cell(value, value - 0.0123456, value + 0.0123456, spread, 3, ROWS, ("run1", "run2"), True)
 
 
 def table(**changes: object) -> Table:
@@ -79,7 +82,8 @@ def test_the_csv_holds_full_precision_and_origin() -> None:
     line = next(csv.DictReader(io.StringIO(as_csv(table()))))
     assert float(line["value"]) == 0.81249
     assert float(line["lower"]) == 0.81249 - 0.0123456
-    assert (line["runs"], line["rows"], line["n_seeds"]) == ("run1;run2", "r1;r2", "3")
+    assert (line["runs"], line["rows"], line["n_seeds"]) == ("run1;run2", ";".join(ROWS), "3")
+    assert line["protocol"] == "a/b/v1"
     assert line["measured_on"] == "It is a phantom."
     assert line["method"] == NASTY
 
