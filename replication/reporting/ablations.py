@@ -158,7 +158,7 @@ def ablation_table(report: Report, comparer: Comparer, found: Effects) -> Table:
         caption=(
             f"One change at a time; everything else as in {list_of(full_models, 2)}. Difference: the variant "
             "minus the full model, means over seeds; below 0 the change costs something."
-            f"{_length(report, found)}"
+            f"{_length(report, [found])}"
         ),
         label_names=("Variant", "What it changes"),
         columns=tuple(columns),
@@ -173,15 +173,15 @@ def ablation_table(report: Report, comparer: Comparer, found: Effects) -> Table:
     )
 
 
-def _length(report: Report, found: Effects) -> str:
+def _length(report: Report, found: Sequence[Effects]) -> str:
     """How variants are trained, where that is not as the method is."""
-    method = found.ablations.method
-    shorter = [name for name, full in found.full.items() if full != method]
+    models = {name: full for effect in found for name, full in effect.full.items()}
+    shorter = [name for name, full in models.items() if full != found[0].ablations.method]
     if not shorter:
         return ""
     return (
-        f" Trained with {_settings(report)} and compared with {found.full[shorter[0]]}: "
-        f"{', '.join(shorter)}; all others are compared with {method}."
+        f" Trained with {_settings(report)} and compared with {models[shorter[0]]}: "
+        f"{', '.join(shorter)}; all others are compared with {found[0].ablations.method}."
     )
 
 
@@ -252,8 +252,7 @@ def effects_figure(report: Report, found: Sequence[Effects]) -> tuple[Figure, st
         "intervals over seeds and test patients (test patients alone where there is one seed). Filled: "
         f"adjusted p (Holm, over the variants of a table) at most {SIGNIFICANT:.2f}."
     )
-    lengths = dict.fromkeys(_length(report, effect).strip() for effect in found)
-    text = " ".join(filter(None, [text, *lengths]))
+    text += _length(report, found)
     gaps = f" Not run, and not shown: {', '.join(dict.fromkeys(missing))}." if missing else ""
     return figure, text + gaps
 

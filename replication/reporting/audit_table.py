@@ -92,11 +92,24 @@ def audit_table(report: Report, audit: Audit) -> Table:
             f"{len(audit.entries)} places: {len(measured)} have a form in this suite that shows them, "
             f"{len(shown)} of these have numbers here; the other {len(audit.entries) - len(measured)} say "
             "why they have none.",
-            f"Runs are of recipe {audit.recipe}; everything but the named switch is as in {audit.method}.",
+            f"Runs are of recipe {audit.recipe}; everything but the named switch is as in {audit.method}"
+            f"{_shorter(report, audit)}.",
             f"Released files: {folders}.",
         ),
         named_by=1,
     )
+
+
+def _shorter(report: Report, audit: Audit) -> str:
+    """How variants are trained, where that is not as the method is."""
+    changes = ", ".join(f"{key} {value}" for key, value in report.tier.variant_training.items())
+    if not changes:
+        return ""
+    return f", or, where that is named, as in {audit.method}/reference, the method trained with {changes}"
+
+
+def _equal(one: Evidence, other: Evidence) -> bool:
+    return np.array_equal(one.values, other.values) and np.array_equal(one.draws, other.draws)
 
 
 class _Bench:
@@ -182,6 +195,8 @@ class _Bench:
         if missing:
             return faithful, corrected, missing
         sides = [one for one in found if isinstance(one, Evidence)]
+        if measure.needs != "predictions" and _equal(*sides):
+            return faithful, corrected, Cell.absent("both sides chose the same weights: nothing is measured")
         return faithful, corrected, self._difference(*sides)
 
     def _evidence(self, place: Place, measure: Measure, side: Side, which: str) -> Evidence:

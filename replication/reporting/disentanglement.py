@@ -155,7 +155,7 @@ def embeddings_figure(report: Report) -> tuple[Figure, str]:
     text = (
         "Test images with a single finding, by the mean patch of each stream of medslip at its lowest seed; "
         "t-SNE of standardised features with a fixed seed. Each column is one embedding, coloured twice. "
-        "Distances between groups mean little in such pictures; the table of the same name measures."
+        "Distances between groups mean little in such pictures; the table `disentanglement` measures."
     )
     return figure, text
 

@@ -118,8 +118,8 @@ def efficiency_table(report: Report, found: Sequence[Costs]) -> Table:
             data="",
         ),
         notes=(
-            "Evaluation is not timed: no run puts its speed on record. Steps of the same size as the "
-            "released code's are timed in tests/benchmarks.",
+            "The time of evaluation is on record with the predictions of each run, and not shown. Steps of "
+            "the same size as the released code's are timed in tests/benchmarks.",
         ),
     )
 

@@ -61,7 +61,8 @@ def relations_table(report: Report) -> Table:
             "Whether scores know the place of a finding, asked the same way of every method and against the "
             "annotated reports. Laterality: is the score for the side that has it above that of the other "
             "side? Site: does its true place score above other places? Relation: do images with the finding "
-            "in a place score above those without it there? Each is an AUC, and 0.5 is chance."
+            "in a place score above those without it there, or without it at all? Each is an AUC, and 0.5 is "
+            "chance; relation is above it for a score that knows the finding and no place."
         ),
         images="test images",
         notes=(),

@@ -79,10 +79,11 @@ def critical_difference_figure(report: Report) -> tuple[Figure, str]:
     for axes, panel, (_, metric, _) in zip(figure.subplots(1, len(panels)), panels, RANKED, strict=True):
         _draw_ranks(axes, panel, marks, METRIC_NAMES[metric], most)
     text = (
-        "Average rank of each method over findings (1 is best), seeds averaged. The bars have the width of "
-        f"Nemenyi's critical difference at level {SIGNIFICANT:.2f}: two methods whose bars do not overlap "
-        "are told apart; the band is the bar of the best. Findings of one data set share their images, which "
-        "the test does not know, so it tells methods apart too readily. Bounds are not ranked."
+        "Average rank of each method over findings, for relations over places of findings (1 is best), seeds "
+        "averaged. The bars have the width of Nemenyi's critical difference at level "
+        f"{SIGNIFICANT:.2f}: two methods whose bars do not overlap are told apart; the band is the bar of "
+        "the best. Findings of one data set share their images, which the test does not know, so it tells "
+        "methods apart too readily. Bounds are not ranked."
     )
     gaps = [f"{panel.title}: {', '.join(panel.left_out)}" for panel in panels if panel.left_out]
     return figure, text + (
@@ -116,4 +117,5 @@ def _draw_ranks(axes: Axes, panel: RankedPanel, marks: dict[str, Mark], metric: 
     axes.grid(axis="x", color="0.88")
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
-    axes.set_title(f"{panel.title}\n{metric}, {panel.ranking.blocks} findings", fontsize=8)
+    what = "places" if panel.title == "Relations" else "findings"
+    axes.set_title(f"{panel.title}\n{metric}, {panel.ranking.blocks} {what}", fontsize=8)

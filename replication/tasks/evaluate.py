@@ -151,6 +151,8 @@ def score_predictions(
         raise DataError(
             "A finding of the protocol has no scores.", where=csv, found=", ".join(sorted(missing))
         )
+    labels = frame[frame["split"] == "test"].pivot(index="sample", columns="finding", values="label")
+    zero_shot_classification.check_test_classes(labels[names].to_numpy(), protocol, csv)
     typed = frame[PREDICTION_SCHEMA.names].astype({"score": "float32", "label": "int8"})
     measured = zero_shot_classification.measure(Predictions(typed), protocol, draws=draws)
     return pd.DataFrame([vars(one) for one in measured])

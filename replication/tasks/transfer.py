@@ -80,7 +80,7 @@ TASKS: dict[str, TransferTask] = {
         LinearProbe,
         zero_shot_classification.measure,
         ("present", "absent"),
-        "penalty of highest AUC on val",
+        "penalty of highest AUC on val, 1 where val has one class",
     ),
     "finetune_classification": _classification(),
     "finetune_classification_test_selected": _classification(select="test"),
@@ -151,6 +151,9 @@ def transfer(
         result = Result(run, task, protocol, data, folders, selection, fraction, inputs)
         try:
             if not result.is_predicted:
+                if "absent" in form.needs:
+                    labels = zero_shot_classification.labels_of(data, data.rows("test"), protocol)
+                    zero_shot_classification.check_test_classes(labels, protocol, data.name)
                 adaptation = Adaptation(_trunk(method), data, protocol, config.seed, batch_size, progress)
                 learner = learner or form.learner(adaptation, own)
                 began = time.monotonic()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from replication.data.batches import PreparedData
 from replication.errors import DataError
@@ -22,6 +25,7 @@ from replication.statistics import Resampling
 from replication.tasks.common import (
     Draws,
     Measurement,
+    NothingToMeasure,
     Predictions,
     answers,
     evaluation_rows,
@@ -40,9 +44,10 @@ def predict(
     """Scores of the validation and test images for all findings of a protocol.
 
     Raises:
-        DataError: the data are not those of the protocol.
+        DataError: the data are not those of the protocol. NothingToMeasure: see ``check_test_classes``.
     """
     data.check_protocol(protocol)
+    check_test_classes(labels_of(data, data.rows("test"), protocol), protocol, data.name)
     rows, findings = evaluation_rows(data), protocol_findings(protocol)
     said = answers(
         method,
@@ -55,10 +60,35 @@ def predict(
         title=protocol.id,
     )
     scores = np.concatenate(list(said))
-    columns = [data.label_names.index(finding.column) for finding in protocol.findings]
-    labels = data.labels[rows][:, columns]
+    labels = labels_of(data, rows, protocol)
     names = [finding.name for finding in protocol.findings]
     return Predictions(long_format(identifiers(data, rows), names, scores, labels))
+
+
+def labels_of(data: PreparedData, rows: NDArray[np.int64], protocol: Protocol) -> NDArray[np.int8]:
+    """Labels ``[M, F]`` of M images for the findings of a protocol."""
+    columns = [data.label_names.index(finding.column) for finding in protocol.findings]
+    return np.asarray(data.labels[rows][:, columns])
+
+
+def check_test_classes(labels: NDArray[np.int8], protocol: Protocol, where: str | Path) -> None:
+    """Refuse test images that cannot tell a good score from a bad one.
+
+    Args:
+        labels: ``[M, F]`` of the test images; 1 present, 0 absent, anything else unknown.
+
+    Raises:
+        NothingToMeasure: no finding has both classes.
+    """
+    present, absent = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
+    if not ((present > 0) & (absent > 0)).any():
+        raise NothingToMeasure(
+            "No finding has both classes among the test images.",
+            where=f"{where}, {protocol.id}",
+            found=f"{int(present.sum())} labels present, {int(absent.sum())} absent",
+            allowed="at least one finding with both",
+            remedy="test on more images",
+        )
 
 
 def measure(
@@ -88,8 +118,7 @@ def validation_auc(method: Method, data: PreparedData, protocol: Protocol, *, ba
     said = answers(
         method, method.score, data, rows, findings, batch_size=batch_size, progress=False, title=protocol.id
     )
-    columns = [data.label_names.index(finding.column) for finding in protocol.findings]
-    found = mean_roc_auc(data.labels[rows][:, columns], np.concatenate(list(said)))
+    found = mean_roc_auc(labels_of(data, rows, protocol), np.concatenate(list(said)))
     if np.isnan(found):
         raise DataError(
             "No finding has both classes among the validation images.", where=data.name, found=len(rows)

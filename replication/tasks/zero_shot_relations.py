@@ -1,11 +1,14 @@
 """Zero-shot relations: does a method know *where* a finding is? Neutral to how a method represents places.
 
 Every method is asked the same questions, "is pathology p present in anatomy a", and only its scores are used.
-Three metrics, each 0.5 for a method that ignores the anatomy or answers at random:
+Three metrics, each 0.5 for a method that answers at random:
 
 * ``laterality_auc``: where p is present on exactly one side, does score(left) - score(right) tell which?
 * ``site_auc``: where p is present, do its true anatomies score higher than the other candidates?
 * ``relation_auc``: are images with p in a scored higher than images where p is denied or lies elsewhere?
+
+A method that ignores the anatomy has 0.5 in the first two. In the third it has more if it knows the finding,
+because images without p are among those it must score lower: read it beside the others.
 """
 
 from __future__ import annotations

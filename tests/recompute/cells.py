@@ -124,7 +124,7 @@ def differences(table: Path, predictions: Path) -> list[tuple[float, str]]:
 
 def main(results: Path) -> int:
     """Compare all tables of a tier; prints a line per table."""
-    failed = False
+    failed, compared = False, 0
     for name in TABLES:
         table = results / "tables" / f"{name}.csv"
         if not table.is_file():
@@ -134,8 +134,11 @@ def main(results: Path) -> int:
         worst, where = max(found, default=(float("nan"), "nothing to compare"))
         fine = worst <= TOLERANCE
         failed |= not fine
+        compared += len(found)
         print(f"{name}: {len(found)} cells, largest difference {worst:.1e}" + ("" if fine else f" ({where})"))
-    return int(failed)
+    if not compared:
+        print(f"{results}: nothing was compared")
+    return int(failed or not compared)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def results(tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     pd.concat(parts).to_parquet(folder / f"zero_shot_classification.{PROTOCOL.replace('/', '--')}.parquet")
     (tmp_path / "tables").mkdir()
-    row = f"run0/zero_shot_classification/{PROTOCOL}/mean/auc"
+    row = f"run0/zero_shot_classification.{PROTOCOL.replace('/', '--')}/mean/auc"
     table = pd.DataFrame({"value": [np.mean(aucs), None], "rows": [row, None]})
     table.to_csv(tmp_path / "tables" / "zero_shot_classification.csv", index=False)
     return tmp_path
@@ -46,6 +46,12 @@ def test_a_cell_that_follows_from_its_predictions_passes(results: Path) -> None:
     done = check(results)
     assert done.returncode == 0, done.stderr
     assert "zero_shot_classification: 1 cells" in done.stdout
+
+
+def test_a_folder_without_any_cell_to_compare_does_not_pass(tmp_path: Path) -> None:
+    done = check(tmp_path)
+    assert done.returncode == 1
+    assert "nothing was compared" in done.stdout
 
 
 def test_a_cell_that_was_changed_is_found(results: Path) -> None:

@@ -183,6 +183,12 @@ def test_scores_with_labels_need_no_data(scores: pd.DataFrame, tmp_path: Path) -
     pd.testing.assert_frame_equal(with_data, alone)
 
 
+def test_scores_of_test_images_of_one_class_are_refused(tmp_path: Path) -> None:
+    full = zero_shot_classification.predict(doubles.method(), DATA, PROTOCOL).frame
+    with pytest.raises(DataError, match="both classes among the test images"):
+        score_predictions(write(full.assign(label=0), tmp_path), PROTOCOL, draws=10)
+
+
 def test_without_validation_scores_only_thresholds_are_missing(scores: pd.DataFrame, tmp_path: Path) -> None:
     test = DATA.manifest.iloc[DATA.rows("test")]["sample_id"]
     found = score_predictions(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import harness_doubles as doubles
@@ -10,7 +11,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, f1_score, r
 
 from replication.devices import compute_device
 from replication.errors import DataError
-from replication.tasks.common import Predictions
+from replication.tasks.common import NothingToMeasure, Predictions
 from replication.tasks.zero_shot_classification import measure, metric_draws, predict
 
 DATA = doubles.prepared()
@@ -54,6 +55,24 @@ def test_predictions_hold_every_image_and_finding_of_val_and_test() -> None:
     batch = DATA.batch(rows[:5], augmentation=None, seed=0)
     scores = method.eval().score(batch.images.to(compute_device()), doubles.findings())[:, 0]
     assert spot["score"].to_numpy()[:5] == pytest.approx(scores.detach().cpu().numpy(), abs=1e-5)
+
+
+@pytest.mark.parametrize("label", [0, 1, -1])
+def test_test_images_of_one_class_are_refused_before_any_is_scored(
+    label: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = DATA.labels.copy()
+    labels[DATA.rows("test")] = label
+    method = doubles.method()
+    monkeypatch.setattr(method, "score", None)
+    with pytest.raises(NothingToMeasure, match=r"both classes among the test images[^!]*present"):
+        predict(method, dataclasses.replace(DATA, labels=labels), PROTOCOL)
+
+
+def test_one_finding_with_both_classes_is_enough() -> None:
+    labels = DATA.labels.copy()
+    labels[np.ix_(DATA.rows("test"), [1])] = 0
+    assert len(predict(doubles.method(), dataclasses.replace(DATA, labels=labels), PROTOCOL).frame)
 
 
 def test_batch_size_does_not_matter() -> None:
