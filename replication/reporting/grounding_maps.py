@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +23,12 @@ from replication.reporting.summary import Summariser
 from replication.tasks.zero_shot_grounding import upsample
 
 PER_PROTOCOL = 2
-"""Examples of each protocol."""
+"""Examples of each protocol, at most."""
 
 OUTLINE = COLOURS[5]
 _WIDTH = 7.0
+_ABREAST, _LINES = 8, 8
+"""Most maps beside each other, so that each is 2 cm wide on paper; most lines of a page."""
 
 
 @dataclass(frozen=True)
@@ -64,27 +67,34 @@ def maps_figure(report: Report) -> tuple[Figure, str, list[str]]:
     Returns:
         The figure, its caption, and the ids of the images, ``dataset/sample``.
     """
-    examples = [example for p in report.protocols(GROUNDING) for example in examples_of(report, p)]
-    labels = list(dict.fromkeys(label for example in examples for label in example.maps))
+    found = [examples for p in report.protocols(GROUNDING) if (examples := examples_of(report, p))]
+    labels = list(dict.fromkeys(label for examples in found for one in examples for label in one.maps))
     labels.sort(key=[entry.label for entry in _entries(report)].index)
-    side = min(1.5, _WIDTH / (1 + max(1, len(labels))))
-    figure = new_figure(side * (1 + max(1, len(labels))), (side + 0.14) * max(1, len(examples)) + 0.2)
-    panels = figure.subplots(max(1, len(examples)), 1 + max(1, len(labels)), squeeze=False)
+    lines = max(1, math.ceil(len(labels) / _ABREAST))
+    abreast = math.ceil(len(labels) / lines)
+    each = max(1, min(PER_PROTOCOL, _LINES // (lines * max(1, len(found)))))
+    examples = [example for of_protocol in found for example in of_protocol[:each]]
+    side = min(1.5, _WIDTH / (1 + max(1, abreast)))
+    height = max(1, len(examples) * lines)
+    figure = new_figure(side * (1 + max(1, abreast)), (side + 0.14) * height + 0.2 * lines)
+    panels = figure.subplots(height, 1 + max(1, abreast), squeeze=False)
     for axes in panels.ravel():
         axes.set_axis_off()
-    for axes, label in zip(panels[0, 1:], labels, strict=False):
-        axes.set_title(label, fontsize=_font(7.5, side), pad=2)
-    for row, example in zip(panels, examples, strict=False):
-        _draw_image(row[0], example, _font(6.5, side))
-        for axes, label in zip(row[1:], labels, strict=False):
+    for number, example in enumerate(examples):
+        block = panels[number * lines : (number + 1) * lines]
+        _draw_image(block[0, 0], example, _font(6.5, side))
+        for place, label in enumerate(labels):
+            axes = block[place // abreast, 1 + place % abreast]
             _draw_map(axes, example, label)
+            if number == 0 or lines > 1:
+                axes.set_title(label, fontsize=_font(7.5, side), pad=2)
     if not examples:
         panels[0, 0].text(0, 0.5, "no heat maps are stored for images that may be shown")
     caption = (
-        f"The first {PER_PROTOCOL} test images with a region of each protocol, by finding and then by image "
-        "id; nothing is chosen by hand. The true region is outlined. Maps run from their lowest value "
-        "(transparent) to their highest (bright); the cross marks the centre of the highest cell, which the "
-        "pointing game asks for. Methods are shown with their lowest seed."
+        f"The first {'images' if each > 1 else 'image'} with a region of each protocol's test set, by "
+        "finding and then by image id; nothing is chosen by hand. The true region is outlined. Maps run from "
+        "their lowest value (transparent) to their highest (bright); the cross marks the centre of the "
+        "highest cell, which the pointing game asks for. Methods are shown with their lowest seed."
     )
     ids = [f"{example.title.partition(':')[0]}/{example.sample}" for example in examples]
     return figure, caption, ids
@@ -191,5 +201,5 @@ def _draw_map(axes: Axes, example: Example, label: str) -> None:
     axes.contour(example.truth, [0.5], colors=[OUTLINE], linewidths=0.9)
     row, column = np.unravel_index(int(heat.argmax()), heat.shape)
     centre = ((column + 0.5) * size / heat.shape[1] - 0.5, (row + 0.5) * size / heat.shape[0] - 0.5)
-    axes.plot(*centre, "x", color="white", ms=5, mew=1.4)
+    axes.plot(*centre, "x", color="white", ms=3.5, mew=0.9)
     axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
