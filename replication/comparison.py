@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from replication.errors import DataError
-from replication.statistics import FloatArray, SeedVariance, degrees_of_freedom, percentile_interval, ratio
+from replication.statistics import (
+    ErrorOverSeeds,
+    FloatArray,
+    SeedVariance,
+    degrees_of_freedom,
+    hierarchical_mean,
+    percentile_interval,
+    ratio,
+)
 
 LEVEL = 0.95
 """Of every interval; 1 - LEVEL is the level of every test."""
@@ -92,10 +100,22 @@ def hierarchical_difference_by_seed(
 ) -> Difference:
     """As ``hierarchical_difference`` where run s of A and run s of B are a pair: ``[S]`` and ``[S, R]`` each.
 
-    Against zero without spread, so that the seeds' part is that of the paired differences alone.
+    The interval is that of ``hierarchical_mean`` of the pairs' differences.
+
+    Raises:
+        DataError: there are fewer than two pairs.
     """
-    zero = np.zeros_like(draws_a)
-    return hierarchical_difference(values_a - values_b, draws_a - draws_b, zero[:, 0], zero)
+    values, draws = values_a - values_b, draws_a - draws_b
+    if len(values) < 2:
+        raise DataError("A comparison over seeds needs two seeds of each method.", found=len(values))
+    found = hierarchical_mean(values, draws)
+    draws = draws[:, np.isfinite(draws).all(axis=0)]
+    if draws.shape[1] < 2:
+        return Difference(*found, float("nan"))
+    error = ErrorOverSeeds.of(values, draws)
+    if error.normal + error.seeds == 0:
+        return _t_test(found.value, 0.0, 1.0, LEVEL)
+    return Difference(*found, error.beyond(found.value))
 
 
 def _t_test(value: float, error: float, freedom: float, level: float) -> Difference:

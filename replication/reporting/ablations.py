@@ -157,7 +157,7 @@ def ablation_table(report: Report, comparer: Comparer, found: Effects) -> Table:
         title=f"Ablations of {ablations.method}: {family.title}",
         caption=(
             f"One change at a time; everything else as in {list_of(full_models, 2)}. Difference: the variant "
-            "minus the full model, means over seeds; below 0 the change costs something."
+            "minus the full model, means over the seeds that both have; below 0 the change costs something."
             f"{_length(report, [found])}"
         ),
         label_names=("Variant", "What it changes"),
@@ -248,9 +248,9 @@ def effects_figure(report: Report, found: Sequence[Effects]) -> tuple[Figure, st
             axes.set_axis_off()
         figure.text(0.5, 0.6, "no variant of the tier has been run and evaluated", ha="center", color="0.4")
     text = (
-        "What each change of the method does: the variant minus the full model, means over seeds, with 95 % "
-        "intervals over seeds and test patients (test patients alone where there is one seed). Filled: "
-        f"adjusted p (Holm, over the variants of a table) at most {SIGNIFICANT:.2f}."
+        "What each change of the method does: the variant minus the full model, means over the seeds that "
+        "both have, with 95 % intervals over seeds and test patients (test patients alone where there is one "
+        f"seed). Filled: adjusted p (Holm, over the variants of a table) at most {SIGNIFICANT:.2f}."
     )
     text += _length(report, found)
     gaps = f" Not run, and not shown: {', '.join(dict.fromkeys(missing))}." if missing else ""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from replication.comparison import hierarchical_difference, paired_difference
+from replication.comparison import hierarchical_difference_by_seed, paired_difference
 from replication.config import reference_of
 from replication.errors import ConfigError
 from replication.protocol_config import Protocol
@@ -153,7 +153,8 @@ class _Bench:
         many = (
             "mean over seeds ± sample standard deviation over seeds; in brackets the 95 % interval over "
             "seeds and test patients (variance between seeds plus bootstrap over patients as clusters, "
-            f"{draws}; t quantile), of the difference paired by seed and by test patient"
+            f"{draws}; Student's t for the seeds; cut where a share ends), of the difference paired by seed "
+            "and by test patient"
         )
         single = (
             f"one seed: in brackets the 95 % interval by bootstrap over test patients as clusters ({draws}), "
@@ -269,8 +270,7 @@ class _Bench:
         if len(seeds) == 1:
             found = paired_difference(float(values[0]), draws[0], 0.0, nothing[1][0])
         else:
-            # Against zero without spread, so that the seeds' part is that of the paired differences alone.
-            found = hierarchical_difference(values, draws, *nothing)
+            found = hierarchical_difference_by_seed(values, draws, *nothing)
         spread = float(values.std(ddof=1)) if len(seeds) > 1 else None
         both = replace(
             a, runs=tuple(dict.fromkeys(a.runs + b.runs)), rows=tuple(dict.fromkeys(a.rows + b.rows))

@@ -190,7 +190,10 @@ def claims_table(report: Report, claims: Claims, found: list[Evidence]) -> Table
         ),
         rows=tuple(rows),
         header=report.header(
-            used, protocols_of(report, measures), error_bars(report, every, "the contrasts of a claim")
+            used,
+            protocols_of(report, measures),
+            error_bars(report, every, "the contrasts of a claim"),
+            "test images or patches",
         ),
         notes=_notes(report, claims, found),
         named_by=1,

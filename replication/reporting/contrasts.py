@@ -139,13 +139,9 @@ def _compared(comparer: Comparer, a: Entry, b: Entry, measure: Measure) -> Compa
     try:
         if b == ZERO:
             return comparer.from_zero(a, question)
-        return comparer.compare(a, b, question, by_seed=_method(a) == _method(b))
+        return comparer.compare(a, b, question)
     except NothingToCompare as reason:
         return reason.problem
-
-
-def _method(entry: Entry) -> str:
-    return entry.label.partition("/")[0]
 
 
 def measured(comparer: Comparer, entry: Entry, measure: Measure) -> Cell:

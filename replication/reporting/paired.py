@@ -159,9 +159,19 @@ class Comparison:
     delong: Difference | None
 
     @property
+    def by_seed(self) -> bool:
+        """Whether runs of one seed are pairs."""
+        return of_one_method(self.a.entry, self.b.entry)
+
+    @property
     def widest(self) -> Difference:
         """The test that covers most."""
         return self.seeds or self.patients
+
+
+def of_one_method(a: Entry, b: Entry) -> bool:
+    """Whether the two are variants of one method."""
+    return a.label.partition("/")[0] == b.label.partition("/")[0]
 
 
 class Comparer:
@@ -252,28 +262,32 @@ class Comparer:
         """The lines that all runs share: finding, sample, patient, split and label, after ``scores``."""
         return self._sheets[question.predictions][1]
 
-    def compare(self, a: Entry, b: Entry, question: Question, *, by_seed: bool = False) -> Comparison:
-        """Test A minus B.
+    def compare(self, a: Entry, b: Entry, question: Question) -> Comparison:
+        """Test A minus B; runs of one seed are pairs where both are variants of one method.
 
-        Args:
-            by_seed: runs of one seed are pairs, as those of variants of one method, which start from the same
-                weights and see the same batches; only seeds that both have are compared.
+        They start from the same weights and see the same batches; only seeds that both have are compared.
 
         Raises:
-            NothingToCompare: one of them has no numbers, or no predictions. DataError: see ``scores``.
+            NothingToCompare: one of them has no numbers, or no predictions, or a single seed where the other
+                has several. DataError: see ``scores``.
         """
         sides = [self.side(entry, question) for entry in (a, b)]
+        by_seed = of_one_method(a, b)
         if by_seed:
             if not (common := sorted(set(sides[0].seeds) & set(sides[1].seeds))):
                 raise NothingToCompare("the two have no seed in common")
             sides = [side.of(common) for side in sides]
+        counts = [len(side.seeds) for side in sides]
+        if min(counts) == 1 < max(counts):
+            # The seeds of one side vary, and how much those of the other do is not known.
+            alone = a.label if counts[0] == 1 else b.label
+            raise NothingToCompare(f"{alone} rests on one seed and the other on {max(counts)}")
         scores = [self.scores(side, question) for side in sides]
         draws = [self._drawn(side, question) for side in sides]
         first, second = sides
         paired = paired_difference(first.mean, draws[0].mean(axis=0), second.mean, draws[1].mean(axis=0))
-        enough = min(len(side.seeds) for side in sides) > 1
         over_seeds = None
-        if enough:
+        if len(first.seeds) > 1:
             test = hierarchical_difference_by_seed if by_seed else hierarchical_difference
             over_seeds = test(first.values, draws[0], second.values, draws[1])
         delong = None

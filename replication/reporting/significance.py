@@ -203,10 +203,9 @@ def _error_bars(
             "interval and p cover the choice of training seeds and of test patients (t test; variance "
             f"between seeds plus bootstrap over test patients as clusters, {draws:,} paired resamples)"
         )
-    if single := sorted({one.a.entry.label for one in found if not one.seeds}):
-        whose = "" if len(single) == len({one.a.entry.label for one in found}) else f" of {', '.join(single)}"
+    if any(not one.seeds for one in found):
         parts.append(
-            f"interval and p{whose} cover the choice of test patients alone, because there is one seed "
+            "interval and p cover the choice of test patients alone, because there is one seed "
             f"(paired bootstrap over test patients as clusters, {draws:,} resamples; no p is below "
             f"{2 / (draws + 1):.2g} before it is adjusted)"
         )

@@ -25,7 +25,7 @@ _BARS = {
     "hierarchical": (
         "mean over seeds ± sample standard deviation over seeds; in brackets the 95 % interval of the mean "
         "over seeds and test patients (hierarchical: variance between seeds plus bootstrap over patients as "
-        "clusters, {draws:,} resamples; t quantile)"
+        "clusters, {draws:,} resamples; Student's t for the seeds; cut where the metric's range ends)"
     ),
     "patients": (
         "one seed; in brackets the 95 % interval by bootstrap over test patients as clusters, which does not "
@@ -57,12 +57,15 @@ class Summariser:
         finding: str | None,
         metric: str,
         fraction: float = 0.0,
+        *,
+        interval: bool = True,
     ) -> Cell:
         """The number of one method under one protocol, over all its seeds.
 
         Args:
             finding: ``None`` asks for the protocol as a whole: the mean over its findings, or its only one.
             fraction: share of the data set's labels that was learned from.
+            interval: over several seeds it takes bootstrap draws of each; leave it out where it is not shown.
         """
         rows = self._rows(entry, task, protocol, fraction)
         of_metric = rows[rows["metric"] == metric]
@@ -74,7 +77,7 @@ class Summariser:
             return Cell.absent(reason)
         runs = tuple(chosen["run_id"].astype(str))
         values = chosen["value"].to_numpy(dtype=np.float64)
-        lower, upper = self._interval(chosen, values, name)
+        lower, upper = self._interval(chosen, values, name) if interval else (None, None)
         return Cell(
             value=float(values.mean()),
             lower=lower,

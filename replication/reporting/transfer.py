@@ -203,7 +203,9 @@ def efficiency_figure(report: Report) -> tuple[Figure, str]:
         panel = line[place[1]]
         for entry in entries:
             cells = [
-                summariser.cell(entry, panel.task, panel.protocol.id, None, panel.metric, share)
+                summariser.cell(
+                    entry, panel.task, panel.protocol.id, None, panel.metric, share, interval=False
+                )
                 for share in shares
             ]
             pairs = zip(shares, cells, strict=True)

@@ -180,7 +180,8 @@ def as_text(outcome: Outcome) -> str:
 
 def _covered(outcome: Outcome) -> str:
     covers = {one.seeds is not None for one in outcome.comparisons}
-    both = "interval and p: training seeds and test patients (t test on a hierarchical variance)"
+    by_seed = ", paired by seed" if any(one.by_seed for one in outcome.comparisons) else ""
+    both = f"interval and p: training seeds and test patients (t test on a hierarchical variance{by_seed})"
     single = "interval and p: test patients alone (paired bootstrap), because a method has one seed"
     return "; ".join([both] * (True in covers) + [single] * (False in covers)) + "."
 
@@ -210,6 +211,7 @@ def as_json(outcome: Outcome) -> str:
                 "a": _side(one.a),
                 "b": _side(one.b),
                 "covers": "seeds and test patients" if one.seeds else "test patients",
+                "paired_by_seed": one.by_seed,
                 **_difference(one.widest),
                 "p_holm": _finite(float(adjusted)),
                 "paired_bootstrap": _difference(one.patients),

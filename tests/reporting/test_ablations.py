@@ -6,17 +6,19 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 import pytest
 from reporting_doubles import TIER
 from variant_doubles import variant_report
 
+from replication.comparison import hierarchical_difference_by_seed
 from replication.config import load_recipes
 from replication.errors import ConfigError
 from replication.reporting import ablations
 from replication.reporting.ablations import Effects, load_ablations
 from replication.reporting.classification import zero_shot_table
 from replication.reporting.figures import style
-from replication.reporting.paired import Comparer
+from replication.reporting.paired import Comparer, Comparison
 from replication.reporting.report import Report
 from replication.reporting.tables import Table
 
@@ -114,6 +116,19 @@ def test_a_variant_that_is_trained_in_full_is_compared_with_the_method(tmp_path:
     assert list(by_name)[:2] == ["medslip", "no-protocl"]
     assert by_name["no-protocl"][1].value == by_name["alpha-2"][1].value == 0
     assert "medslip/reference: alpha-0.5, alpha-2, beta-0.5, beta-2;" in table.caption
+
+
+def test_two_variants_are_compared_by_seed_wherever_they_are_compared(
+    report: Report, comparer: Comparer
+) -> None:
+    one = made(report, comparer, "loss_weights")[0].lines["no-protocl"][0]
+    assert isinstance(one.found, Comparison)
+    assert one.found.by_seed
+    alone = Comparer(report).compare(one.a, one.b, one.found.question)
+    assert alone.widest == one.found.widest
+    pairs = [np.stack(list(comparer._drawn(side, one.found.question))) for side in (alone.a, alone.b)]
+    expected = hierarchical_difference_by_seed(alone.a.values, pairs[0], alone.b.values, pairs[1])
+    assert alone.widest == expected
 
 
 def test_models_that_are_trained_alike_are_a_block_with_a_best_of_its_own(tmp_path: Path) -> None:
