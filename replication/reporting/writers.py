@@ -11,7 +11,7 @@ from pathlib import Path
 from replication.files import write_whole
 from replication.records import protocol_of
 from replication.reporting.provenance import footer
-from replication.reporting.tables import Table, printed
+from replication.reporting.tables import Row, Table, printed
 
 CSV_COLUMNS = (
     "group",
@@ -38,15 +38,19 @@ CSV_COLUMNS = (
 LATEX_COLUMNS = 8
 """Measured columns that a page has room for."""
 
-LATEX_LINES = 54
+LATEX_LINES = 52
 """Lines of print that a page has room for; a longer table is continued on the next."""
 
 _WRAP = 40
 """Longest text, in characters, that a label column prints on one line."""
 
-_CHARACTERS_PER_CM = 5.0
+_LETTERS_PER_CM, _DIGITS_PER_CM, _BETWEEN_CM, _SMALLER = 5.0, 5.4, 0.28, 0.8
 _PAGE_CM = 16.0
-_NUMBER_CM = 2.4
+_CAPTION_CHARACTERS, _SMALL_CHARACTERS = 85, 105
+"""A line of a caption, and of the smaller print below a table, has about so many."""
+
+_AGAIN = 3.0
+"""Lines of print above a table that is continued."""
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -188,7 +192,10 @@ def as_latex(table: Table) -> str:
     remarks = [escape_latex(remark) for remark in [*table.remarks(), footer(table.provenance)]]
     caption = rf"\caption{{{escape_latex(table.title)}. {escape_latex(table.caption)}}}"
     caption += f"\n\\label{{tab:{table.name.replace('_', '-')}}}"
-    pages = _pages(table, *(len("".join(texts)) // 130 for texts in (facts, remarks)))
+    below_lines = (
+        0.8 * sum(1 + len(text) // _SMALL_CHARACTERS for text in texts) for texts in (facts, remarks)
+    )
+    pages = _pages(table, 2 + len(caption) / _CAPTION_CHARACTERS, *below_lines)
     again = rf"\addtocounter{{table}}{{-1}}\caption[]{{{escape_latex(table.title)} (continued).}}"
     lines = [r"% \usepackage{booktabs,graphicx}"]
     for number, page in enumerate(pages):
@@ -217,42 +224,54 @@ def _wrapped(table: Table) -> dict[int, float]:
     return {j: min(7.0, max(3.5, n / 18)) for j, n in enumerate(longest) if n > _WRAP}
 
 
-def _pages(table: Table, facts: int, remarks: int) -> list[range]:
+def _pages(table: Table, caption: float, facts: float, remarks: float) -> list[range]:
     """Rows of each page; a last page without rows where the remarks do not fit below the others.
 
     Args:
-        facts, remarks: lines of print below the first and below the last rows.
+        caption, facts, remarks: lines of print above the first, below the first and below the last rows.
     """
-    wrapped, panels = _wrapped(table), len(_panels(table))
-    heights = []
-    for row in table.rows:
-        texts = [-(-len(row.labels[j]) // int(cm * _CHARACTERS_PER_CM)) for j, cm in wrapped.items()]
-        interval = any(cell.lower is not None for cell in row.cells)
-        heights.append(panels * max([1 + interval, *texts]))
+    panels = _panels(table)
+    scales = [_scale(table, columns) for columns in panels]
+    heights = [
+        sum(scale * _lines(table, row, columns) for scale, columns in zip(scales, panels, strict=True))
+        for row in table.rows
+    ]
+    heading = sum(4 * scale + 0.6 for scale in scales)
     everything = range(len(heights))
-    room, below, heading = (lines / _scale(table) for lines in (LATEX_LINES, remarks, 1 + 4 * panels))
-    if sum(heights) + heading <= room:
+    if caption + heading + sum(heights) + facts + remarks <= LATEX_LINES:
         return [everything]
-    pages, start, filled = [], 0, heading + 5 + facts
+    pages, start, filled = [], 0, caption + heading + facts
     for i, height in enumerate(heights):
-        if filled + height > room and i > start:
+        if filled + height > LATEX_LINES and i > start:
             pages.append(everything[start:i])
-            start, filled = i, heading
+            start, filled = i, _AGAIN + heading
         filled += height
     pages.append(everything[start:])
-    return pages if filled + below <= room else [*pages, everything[:0]]
+    return pages if filled + remarks <= LATEX_LINES else [*pages, everything[:0]]
 
 
-def _scale(table: Table) -> float:
-    """About how much the table is made smaller to fit the width of a page; 1 is not at all."""
-    wrapped = _wrapped(table)
-    single = [
-        max(len(text) for text in (name, *(row.labels[j] for row in table.rows)))
-        for j, name in enumerate(table.label_names)
-        if j not in wrapped
-    ]
-    widest = max((len(panel) for panel in _panels(table)), default=0) * _NUMBER_CM
-    return min(1.0, _PAGE_CM / (sum(wrapped.values()) + sum(single) / _CHARACTERS_PER_CM + widest))
+def _lines(table: Table, row: Row, columns: list[int]) -> int:
+    """Lines of print of a row before it is scaled."""
+    texts = [-(-len(row.labels[j]) // int(cm * _LETTERS_PER_CM)) for j, cm in _wrapped(table).items()]
+    interval = any(printed(row.cells[j], table.columns[j])[1] for j in columns)
+    return max([1 + interval, *texts])
+
+
+def _scale(table: Table, columns: list[int]) -> float:
+    """About how much a panel is made smaller to fit the width of a page; 1 is not at all."""
+    width = sum(_wrapped(table).values())
+    for j, name in enumerate(table.label_names):
+        if j not in _wrapped(table):
+            width += (
+                max(len(text) for text in (name, *(row.labels[j] for row in table.rows))) / _LETTERS_PER_CM
+            )
+    for j in columns:
+        characters: float = len(table.columns[j].heading)
+        for row in table.rows:
+            estimate, interval = printed(row.cells[j], table.columns[j])
+            characters = max(characters, len(estimate), _SMALLER * len(interval))
+        width += characters / _DIGITS_PER_CM
+    return min(1.0, _PAGE_CM / (width + _BETWEEN_CM * (len(table.label_names) + len(columns))))
 
 
 def _panels(table: Table) -> list[list[int]]:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
 
 from replication.reporting.tables import Cell, Column, Header, Row, Table
 from replication.reporting.writers import LATEX_LINES, as_latex
@@ -61,3 +66,48 @@ def test_long_texts_are_set_as_paragraphs() -> None:
     assert r"\parbox" not in as_latex(table(3, text="x" * 40))
     # Eight lines of print each: a third of the rows fit.
     assert len(pages(as_latex(table(24, text="word " * 60)))) > 1
+
+
+PAPER = r"""\documentclass{article}
+\usepackage[a4paper,margin=2.5cm]{geometry}\usepackage{booktabs,graphicx}
+\usepackage[utf8]{inputenc}\usepackage[T1]{fontenc}
+\begin{document}\input{table}\end{document}
+"""
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+@pytest.mark.parametrize("columns", [1, 3, 8, 20])
+@pytest.mark.parametrize("rows", [3, 17, 60])
+@pytest.mark.parametrize("spread", [None, 0.123])
+def test_no_page_is_larger_than_the_paper(
+    columns: int, rows: int, spread: float | None, tmp_path: Path
+) -> None:
+    header = Header(
+        "a/b/v1: 10 images; " * 8, "last epoch " * 12, "from val", "none " * 40, "It is a phantom."
+    )
+    cells = tuple(Cell(0.5, 0.412, 0.634, spread, n_seeds=1) for _ in range(columns))
+    made = Table(
+        "t",
+        "Title",
+        "What the table shows. " * 20,
+        ("Method", "Recipe", "What"),
+        tuple(Column("AUC", f"Set {j // 2}") for j in range(columns)),
+        tuple(
+            Row((f"m{i:03d}/variant", "matched", "a text " * (1 + 9 * (i % 3))), cells) for i in range(rows)
+        ),
+        header,
+        ("A remark of some length. " * 12,) * 3,
+    )
+    (tmp_path / "table.tex").write_text(as_latex(made))
+    (tmp_path / "paper.tex").write_text(PAPER)
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    log = (tmp_path / "paper.log").read_text(errors="replace")
+    assert done.returncode == 0, log[-500:]
+    assert "Float too large" not in log
+    assert "Overfull" not in log
