@@ -196,7 +196,7 @@ class _Bench:
         if missing:
             return faithful, corrected, missing
         sides = [one for one in found if isinstance(one, Evidence)]
-        if measure.needs != "predictions" and _equal(*sides):
+        if measure.needs in ("training", "transfer") and _equal(*sides):
             return faithful, corrected, Cell.absent("both sides chose the same weights: nothing is measured")
         return faithful, corrected, self._difference(*sides)
 

@@ -21,7 +21,8 @@ CAPTION = (
     "Losses over epochs from the logs of the runs: validation solid, training dashed, thin lines single "
     "seeds, thick lines their mean. Losses of different methods differ in kind and cannot be compared."
 )
-_IN_A_ROW = 6
+_IN_A_ROW, _HEIGHT = 6, 8.8
+"""Panels beside each other; inches that all lines of panels have on a page."""
 _COLUMNS = ["run_id", "label", "recipe", "seed", "epoch", "split", "loss", "value"]
 
 
@@ -93,7 +94,7 @@ def curves_figure(logs: pd.DataFrame) -> Figure:
     ]
     columns = min(_IN_A_ROW, max(2, len(cells)))
     rows = max(1, math.ceil(len(cells) / columns))
-    figure = new_figure(1.25 * columns, 0.5 + 1.15 * rows)
+    figure = new_figure(1.25 * columns, 0.5 + min(1.15 * rows, _HEIGHT))
     panels = figure.subplots(rows, columns, squeeze=False)
     marks = palette(labels)
     for axes, (label, loss) in zip(panels.flat, cells, strict=False):
