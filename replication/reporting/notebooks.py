@@ -190,6 +190,8 @@ def _interpreter_kernel(folder: Path) -> Iterator[None]:
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "IPYTHONDIR": str(folder / "ipython"),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        # Sums of several threads differ in the last digit from those of one.
+        "OMP_NUM_THREADS": "1",
     }
     before = {key: os.environ.get(key) for key in wanted}
     os.environ.update(wanted)
