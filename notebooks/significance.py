@@ -62,6 +62,7 @@ for family in significance.families(report):
 # %%
 with style():
     figure, caption = ranks.critical_difference_figure(report)
-    rows = report.select(task=[task for task, _, _ in ranks.RANKED])
+    labels = [entry.label for entry in report.entries()]
+    rows = report.select(task=[task for task, _, _ in ranks.RANKED], label=labels)
     picture = report.save_figure(figure, "critical_difference", "Average ranks", caption, rows)
 display(Image(filename=picture, width=700))
