@@ -16,6 +16,7 @@ from replication.statistics import FloatArray, Resampling, ratio
 
 ThresholdOp = Literal["ge", "gt"]
 PointingTie = Literal["cell_centre", "any_pixel"]
+ThresholdGoal = Literal["f1", "mcc"]
 BoolArray = NDArray[np.bool_]
 
 _COLUMNS = 256
@@ -119,8 +120,13 @@ def predicted(scores: NDArray[Any], threshold: float, op: ThresholdOp = "ge") ->
     return np.asarray(scores >= threshold if op == "ge" else scores > threshold)
 
 
-def f1_threshold(labels: NDArray[Any], scores: NDArray[Any]) -> float:
-    """The score that maximises F1 when "present" means ``score >= threshold``; the lowest of equals.
+def best_threshold(labels: NDArray[Any], scores: NDArray[Any], goal: ThresholdGoal = "f1") -> float:
+    """The score that maximises the goal when "present" means ``score >= threshold``; the lowest of equals.
+
+    Args:
+        labels: ``[N]`` 0 or 1. scores: ``[N]``.
+        goal: F1, or Matthews' correlation of labels and calls (KAD's released code, audit A8), which is 0
+            where all or none are called.
 
     Returns:
         NaN if there is no positive.
@@ -132,7 +138,13 @@ def f1_threshold(labels: NDArray[Any], scores: NDArray[Any]) -> float:
     candidates, index = np.unique(scores, return_inverse=True)
     called = np.cumsum(np.bincount(index, minlength=len(candidates))[::-1])[::-1]
     true = np.cumsum(np.bincount(index, weights=labels == 1, minlength=len(candidates))[::-1])[::-1]
-    return float(candidates[np.argmax(2 * true / (called + total))])
+    if goal == "f1":
+        reached = 2 * true / (called + total)
+    else:
+        count = len(labels)
+        spread = np.sqrt(called * (count - called) * float(total * (count - total)))
+        reached = np.nan_to_num(ratio(count * true - called * total, spread))
+    return float(candidates[np.argmax(reached)])
 
 
 class ThresholdMetrics(NamedTuple):

@@ -81,15 +81,27 @@ def test_a_thousand_draws_of_fourteen_findings_take_less_than_two_seconds() -> N
 
 @few
 @given(SCORES)
-def test_f1_threshold_is_the_best_of_the_precision_recall_curve(pairs: list[tuple[bool, int]]) -> None:
+def test_the_threshold_by_f1_is_the_best_of_the_precision_recall_curve(pairs: list[tuple[bool, int]]) -> None:
     labels, scores = arrays(pairs)
-    threshold = metrics.f1_threshold(labels, scores)
+    threshold = metrics.best_threshold(labels, scores)
     if not labels.any():
         assert math.isnan(threshold)
         return
     every = {t: sklearn_metrics.f1_score(labels, scores >= t) for t in scores.tolist()}
     best = max(every.values())
     assert threshold == min(t for t, value in every.items() if value == pytest.approx(best))
+
+
+@few
+@given(SCORES)
+def test_the_threshold_by_matthews_correlation_is_as_good_as_any(pairs: list[tuple[bool, int]]) -> None:
+    labels, scores = arrays(pairs)
+    threshold = metrics.best_threshold(labels, scores, "mcc")
+    if not labels.any():
+        assert math.isnan(threshold)
+        return
+    every = {t: sklearn_metrics.matthews_corrcoef(labels, scores >= t) for t in scores.tolist()}
+    assert every[threshold] == pytest.approx(max(every.values()))
 
 
 def test_threshold_operator_decides_about_the_threshold_itself() -> None:

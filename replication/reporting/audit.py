@@ -13,7 +13,7 @@ from replication.config import RunConfig, resolve
 from replication.config_files import Strict, parse, read_yaml
 from replication.errors import ConfigError, nearest
 from replication.knowledge.radgraph import RadGraphSettings
-from replication.metrics import ThresholdOp
+from replication.metrics import ThresholdGoal, ThresholdOp
 from replication.network_config import TrunkConfig
 from replication.registry import method_class
 from replication.tasks.zero_shot_grounding import GroundingRules
@@ -32,12 +32,14 @@ class ClassificationRules(Strict):
 
     Attributes:
         threshold_source: the split whose labels choose the threshold. threshold_op: whether it counts itself.
+        threshold_goal: what it maximises.
         label_columns: labels by the finding's name, or, for the protocol's findings in turn, those of a table
             whose columns are in alphabetical order (audit Z1).
     """
 
     threshold_source: Literal["val", "test"] = "val"
     threshold_op: ThresholdOp = "ge"
+    threshold_goal: ThresholdGoal = "f1"
     label_columns: Literal["by_name", "alphabetical_by_position"] = "by_name"
 
 
@@ -55,12 +57,18 @@ class Switch(Strict):
     @property
     def words(self) -> str:
         """``loss.icl_scale: one | 1/sqrt(d)``, without the root of settings of the model."""
-        faithful, corrected = (str(value).lower() if isinstance(value, bool) else value for value in self)
+        faithful, corrected = (_word(value) for value in self)
         return f"{self.path.removeprefix('model.')}: {faithful} | {corrected}"
 
     def __iter__(self) -> Any:
         """The two values."""
         return iter((self.faithful, self.corrected))
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_word, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class Side(Strict):
@@ -134,13 +142,15 @@ class Audit(Strict):
     """A method's audit.
 
     Attributes:
-        method: stem. recipe: of the runs that are compared. released: what was audited.
+        method: stem. table: name of its table. recipe: of the runs that are compared.
+        released: what was audited.
         folders: abbreviations in ``where``. kinds: of reasons why nothing is measured.
         count: of the entries, so that none gets lost.
     """
 
     version: Literal[1]
     method: str
+    table: str
     recipe: str
     count: int
     released: str
@@ -154,6 +164,11 @@ class Audit(Strict):
             side for entry in self.entries for m in entry.measured if m.needs == needs for side in m.sides
         )
         return list(dict.fromkeys(side.label for side in sides if side.label != self.method))
+
+
+def audited_methods(folder: Path = AUDITS) -> list[str]:
+    """Methods with an audit, by name."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def load_audit(method: str = "medslip", folder: Path = AUDITS) -> Audit:
@@ -231,10 +246,15 @@ def _check_setting(roots: Mapping[str, type], path: str, value: Any, where: str)
     taken = made
     for key in keys:
         taken = getattr(taken, key)
-    if taken != value:
+    if _as_in_yaml(taken) != value:
         raise ConfigError(
             "A switch has another type than its setting.", where=where, found=f"{path}: {value!r}"
         )
+
+
+def _as_in_yaml(value: Any) -> Any:
+    """YAML has lists where settings have tuples."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _resolved(audit: Audit, label: str, where: str) -> RunConfig:
@@ -265,7 +285,7 @@ def _check_sides(entry: Entry, measure: Measure, configs: Mapping[str, RunConfig
             found: Any = configs[side.label]
             for key in switch.path.split("."):
                 found = getattr(found, key) if isinstance(found, BaseModel) else found[key]
-            if found != value:
+            if _as_in_yaml(found) != value:
                 raise ConfigError(
                     "A side of the audit has another value than its switch.",
                     where=f"{where}, {side.label}",

@@ -65,14 +65,14 @@ class Evidence:
 
 
 def audit_table(report: Report, audit: Audit) -> Table:
-    """``audit``: a line per place and metric; what has no numbers says why."""
+    """``audit``, or the audit's own name: a line per place and metric; what has no numbers says why."""
     bench = _Bench(report, audit)
     rows = [row for place in audit.entries for row in bench.rows(place)]
     measured = [place for place in audit.entries if place.measured]
     shown = {row.labels[0] for row in rows if row.cells[2].value is not None}
     folders = "; ".join(f"{short} = {name}" for short, name in audit.folders.items())
     return Table(
-        name="audit",
+        name=audit.table,
         title=f"Audit of the released code of {audit.method}",
         caption=(
             f"Places where the released code ({audit.released}) contradicts itself or common practice, and "
@@ -299,6 +299,7 @@ def _classification(path: Path, protocol: Protocol, draws: int, rules: Mapping[s
         protocol.model_copy(update={"threshold_source": own.threshold_source}),
         draws=draws,
         threshold_op=own.threshold_op,
+        threshold_goal=own.threshold_goal,
     )
 
 

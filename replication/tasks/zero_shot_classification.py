@@ -12,9 +12,10 @@ from replication.data.batches import PreparedData
 from replication.errors import DataError
 from replication.method import Method
 from replication.metrics import (
+    ThresholdGoal,
     ThresholdOp,
     average_precision_draws,
-    f1_threshold,
+    best_threshold,
     mean_roc_auc,
     predicted,
     roc_auc_draws,
@@ -127,19 +128,29 @@ def validation_auc(method: Method, data: PreparedData, protocol: Protocol, *, ba
 
 
 def metric_draws(
-    frame: pd.DataFrame, protocol: Protocol, *, draws: int, threshold_op: ThresholdOp = "ge"
+    frame: pd.DataFrame,
+    protocol: Protocol,
+    *,
+    draws: int,
+    threshold_op: ThresholdOp = "ge",
+    threshold_goal: ThresholdGoal = "f1",
 ) -> list[Draws]:
-    """The metrics of ``measure`` with their bootstrap draws, paired over runs of one protocol."""
+    """The metrics of ``measure`` with their bootstrap draws, paired over runs of one protocol.
+
+    Args:
+        threshold_goal: what the threshold maximises; KAD's released code takes ``mcc`` (audit A8).
+    """
     test = frame[frame["split"] == "test"]
     everyone = resampling(test["patient"].to_numpy(), protocol, draws)
     chosen_on = frame if protocol.threshold_source == "val" else test
     chosen_on = chosen_on[chosen_on["split"] == protocol.threshold_source]
-    rule = f"maximum F1 on {protocol.threshold_source}, score {'>=' if threshold_op == 'ge' else '>'} it"
+    relation = ">=" if threshold_op == "ge" else ">"
+    rule = f"maximum {threshold_goal.upper()} on {protocol.threshold_source}, score {relation} it"
     found = []
     for finding in protocol.findings:
         known = ((test["finding"] == finding.name) & (test["label"] >= 0)).to_numpy()
         tuning = chosen_on[(chosen_on["finding"] == finding.name) & (chosen_on["label"] >= 0)]
-        threshold = f1_threshold(tuning["label"].to_numpy(), tuning["score"].to_numpy())
+        threshold = best_threshold(tuning["label"].to_numpy(), tuning["score"].to_numpy(), threshold_goal)
         found += _of_finding(finding.name, test[known], everyone[known], threshold, threshold_op, rule)
     return with_means(found, test["sample"].nunique())
 

@@ -49,13 +49,14 @@ class GroundingRules:
             negative; ``image_max`` divides by its own maximum; ``batch_max`` by that of ``batch_size`` images
             in file order, negatives included (audit G5); ``none``.
         threshold: a pixel is found if its value is greater. ``validation`` takes, per finding, the value with
-            the highest mean Dice on validation images (audit G4).
+            the highest mean Dice on validation images (audit G4), ``test`` on the test images themselves
+            (released code of MAVL, audit V5).
         pointing: what counts as a hit (audit G6).
     """
 
     upsampling: Literal["bilinear", "nearest"] = "bilinear"
     normalise: Literal["image_range", "image_max", "batch_max", "none"] = "image_range"
-    threshold: float | Literal["validation"] = "validation"
+    threshold: float | Literal["validation", "test"] = "validation"
     pointing: PointingTie = "cell_centre"
     batch_size: int = 64
 
@@ -187,7 +188,8 @@ def metric_draws(
     for finding in dict.fromkeys(test.loc[test["label"] == 1, "finding"]):
         own = (with_region["finding"] == finding).to_numpy()
         at = {split: own & (with_region["split"] == split).to_numpy() for split in ("val", "test")}
-        threshold, rule = _threshold(scaled[at["val"]], predictions.arrays, at["val"], rules)
+        split = "test" if rules.threshold == "test" else "val"
+        threshold, rule = _threshold(scaled[at[split]], predictions.arrays, at[split], rules, split)
         values = _per_image(scaled, heat, predictions.arrays, at["test"], threshold, rules)
         resamples = everyone[((test["finding"] == finding) & (test["label"] == 1)).to_numpy()]
         found += [_mean(finding, metric, value, resamples, rule) for metric, value in values.items()]
@@ -271,22 +273,22 @@ def _per_image(
 
 
 def _threshold(
-    validation: FloatArray, arrays: Any, chosen: BoolArray, rules: GroundingRules
+    maps: FloatArray, arrays: Any, chosen: BoolArray, rules: GroundingRules, split: str
 ) -> tuple[float, str]:
-    """The threshold of a finding and how it was chosen."""
-    if rules.threshold != "validation":
+    """The threshold of a finding and how it was chosen on the maps of a split."""
+    if not isinstance(rules.threshold, str):
         return rules.threshold, f"fixed, {rules.normalise}"
-    if not len(validation):
-        return FIXED_THRESHOLD, f"fixed, {rules.normalise} (no regions in val)"
+    if not len(maps):
+        return FIXED_THRESHOLD, f"fixed, {rules.normalise} (no regions in {split})"
     size = int(arrays["size"])
-    candidates = np.unique(np.quantile(validation, np.linspace(0.01, 0.99, 99)))
+    candidates = np.unique(np.quantile(maps, np.linspace(0.01, 0.99, 99)))
     dice = np.zeros(len(candidates))
     truth = np.unpackbits(arrays["truth"][chosen], axis=1, count=size * size).astype(bool)
-    for cells, region in zip(validation, truth, strict=True):
+    for cells, region in zip(maps, truth, strict=True):
         pixels = upsample(cells[None], size, rules.upsampling).reshape(-1)
         # A pixel of level k is greater than the first k candidates.
         level = np.searchsorted(candidates.astype(np.float32), pixels, side="left")
         counts = [np.bincount(level[part], minlength=len(candidates) + 1) for part in (region, ~region)]
         both, outside = (np.cumsum(count[::-1])[::-1][1:] for count in counts)
         dice += 2 * both / (both + outside + region.sum())
-    return float(candidates[np.argmax(dice)]), f"maximum mean Dice on val, {rules.normalise}"
+    return float(candidates[np.argmax(dice)]), f"maximum mean Dice on {split}, {rules.normalise}"

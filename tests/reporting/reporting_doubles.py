@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from replication.config import RunConfig
-from replication.metrics import f1_threshold, roc_auc
+from replication.metrics import best_threshold, roc_auc
 from replication.protocol_config import Protocol, load_protocol
 from replication.records import Row, write_predictions, write_rows
 from replication.tasks import common, zero_shot_grounding, zero_shot_relations
@@ -115,7 +115,7 @@ def classification_rows(config: RunConfig, protocol_id: str, frame: pd.DataFrame
     for finding, one in frame.groupby("finding", sort=False):
         val, test = one[one["split"] == "val"], one[one["split"] == "test"]
         labels, scores = test["label"].to_numpy(), test["score"].to_numpy()
-        threshold = f1_threshold(val["label"].to_numpy(), val["score"].to_numpy())
+        threshold = best_threshold(val["label"].to_numpy(), val["score"].to_numpy())
         calls = scores >= threshold
         hits = int((calls & (labels == 1)).sum())
         found = {

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from replication.config import resolve
+from replication.config import RunConfig, resolve
 from replication.errors import ConfigError
 from replication.knowledge.descriptions import DESCRIPTIONS
 from replication.registry import method_class
-from replication.reporting.audit import AUDITS, Audit, load_audit
+from replication.reporting.audit import AUDITS, Audit, audited_methods, load_audit
 from replication.tier_config import load_tier
 
 Content = dict[str, Any]
@@ -32,26 +32,43 @@ def test_all_places_are_there(audit: Audit) -> None:
     assert all(entry.where and entry.what and entry.why for entry in audit.entries)
 
 
-def test_the_places_are_those_of_the_specification(shared: Path, audit: Audit) -> None:
-    text = (shared / "specs" / "medslip.md").read_text()
-    section = text[text.index("## 13 ") : text.index("## 14 ")]
-    assert [entry.id for entry in audit.entries] == re.findall(r"^\| ([GZPF]\d+) \|", section, re.MULTILINE)
+@pytest.mark.parametrize("method", audited_methods())
+def test_the_places_are_those_of_the_specification(shared: Path, method: str) -> None:
+    text = (shared / "specs" / f"{method}.md").read_text()
+    listed = re.findall(r"^\| ([GZPFKVA]\d+) \|", text, re.MULTILINE)
+    entries = load_audit(method).entries
+    assert [entry.id for entry in entries] == listed
+    assert all(entry.where and entry.what and entry.why for entry in entries)
 
 
-def test_what_needs_only_inference_shares_the_weights(audit: Audit) -> None:
+ONLY_IN_EVALUATION = ("grounding", "fibrosis", "grounding_concepts", "text_temperature", "mode", "questions")
+
+
+@pytest.mark.parametrize(("method", "inferences"), [("medslip", 4), ("medklip", 1), ("mavl", 2), ("kad", 0)])
+def test_what_needs_only_inference_shares_the_weights(method: str, inferences: int) -> None:
     """A variant that is marked so differs from the method in nothing that training depends on."""
-    tier, settings = load_tier("phantom"), method_class(audit.method).settings_class
+    audit = load_audit(method)
+    tier, settings = load_tier("phantom"), method_class(method).settings_class
+
+    def resolved(label: str) -> RunConfig:
+        return resolve(tier, label, 0, recipe=audit.recipe, settings_class=settings)
 
     def made(label: str) -> Content:
-        config = resolve(tier, label, 0, recipe=audit.recipe, settings_class=settings).model_dump()
-        for key in ("grounding", "fibrosis"):
-            del config["model"][key]
+        config = resolved(label).model_dump()
+        for key in ONLY_IN_EVALUATION:
+            config["model"].pop(key, None)
         return {key: value for key, value in config.items() if key not in ("variant", "weights")}
 
-    assert len(audit.variants("weights")) == 4
+    assert len(audit.variants("weights")) == inferences
     for label in audit.variants("weights"):
-        assert made(label) == made(audit.method)
-    assert all(made(label) != made(audit.method) for label in audit.variants("training"))
+        assert made(label) == made(method)
+        assert resolved(label).weights == "default"
+    assert all(made(label) != made(method) for label in audit.variants("training"))
+
+
+def test_every_audit_has_a_table_of_its_own() -> None:
+    tables = [load_audit(method).table for method in audited_methods()]
+    assert sorted(tables) == ["audit", "audit_kad", "audit_mavl", "audit_medklip"]
 
 
 def test_no_needed_variant_is_named_twice(audit: Audit) -> None:

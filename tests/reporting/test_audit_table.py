@@ -84,6 +84,19 @@ def test_a_threshold_from_test_labels_flatters(table: Table, folders: Folders) -
     assert faithful.value == pytest.approx(np.mean(expected), abs=1e-9)
 
 
+@pytest.mark.parametrize(("method", "has_runs"), [("medklip", True), ("mavl", False), ("kad", False)])
+def test_rules_of_scoring_of_the_baselines_are_measured_and_the_rest_says_why_not(
+    folders: Folders, method: str, has_runs: bool
+) -> None:
+    audit = load_audit(method)
+    made = audit_table(few_draws(Report.open(TIER, folders.results, folders.work)), audit)
+    assert made.name == f"audit_{method}"
+    free = {place.id for place in audit.entries if any(one.needs == "predictions" for one in place.measured)}
+    shown = {row.labels[0] for row in made.rows if row.cells[2].value is not None}
+    assert shown == (free if has_runs else set())
+    assert all(cell.value is not None or cell.missing for row in made.rows for cell in row.cells)
+
+
 def test_labels_read_by_position_are_those_of_other_findings(table: Table) -> None:
     faithful, corrected, _ = line(table, "Z1").cells
     assert abs(faithful.value - 0.5) < 0.1 < corrected.value - 0.5

@@ -134,6 +134,17 @@ def test_the_threshold_is_the_best_of_validation(seen: Predictions) -> None:
         assert values(on_validation, threshold=float(threshold))["dice"] <= best + 1e-9
 
 
+def test_the_threshold_of_the_test_images_gives_the_highest_dice_there(seen: Predictions) -> None:
+    """As MAVL's released sweep does (audit V5)."""
+    best = {m.metric: m for m in measure(seen, PROTOCOL, draws=10, rules=GroundingRules(threshold="test"))}
+    assert best["dice"].threshold_rule == "maximum mean Dice on test, image_range"
+    lines = seen.frame["label"] == 1
+    heat = seen.arrays["heat"][(seen.frame.loc[lines, "split"] == "test").to_numpy()]
+    scaled = (heat - heat.min((1, 2), keepdims=True)) / np.ptp(heat, axis=(1, 2), keepdims=True)
+    for threshold in np.quantile(scaled, np.linspace(0.01, 0.99, 99)):
+        assert values(seen, threshold=float(threshold))["dice"] <= best["dice"].value + 1e-9
+
+
 def test_without_validation_regions_the_threshold_is_fixed_and_says_so(seen: Predictions) -> None:
     frame = seen.frame
     lines = frame["label"] == 1
