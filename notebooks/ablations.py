@@ -48,8 +48,8 @@ display(Markdown(report.data_sentence))
 # ## Tables
 
 # %%
-for effects in found:
-    table = report.save_table(ablations.ablation_table(report, comparer, effects))
+tables = [report.save_table(ablations.ablation_table(report, comparer, effects)) for effects in found]
+for table in tables:
     display(Markdown(as_markdown(table)))
 
 # %% [markdown]
@@ -58,6 +58,6 @@ for effects in found:
 # %%
 with style():
     figure, caption = ablations.effects_figure(report, found)
-    rows = report.select(method=asked.method)
+    rows = report.behind([row for table in tables for row in table.rows])
     picture = report.save_figure(figure, "ablation_effects", "Effects of ablations", caption, rows)
 display(Image(filename=picture, width=700))

@@ -59,7 +59,7 @@ display(Markdown(as_markdown(table)))
 
 # %%
 with style():
-    figure, caption = cooccurrence_figure(report)
+    figure, caption, rows = cooccurrence_figure(report)
     name = "text_vs_cooccurrence"
-    picture = report.save_figure(figure, name, "Texts against co-occurrence", caption, report.rows)
+    picture = report.save_figure(figure, name, "Texts against co-occurrence", caption, rows)
 display(Image(filename=picture, width=700))

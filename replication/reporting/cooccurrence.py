@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -160,8 +161,13 @@ def query_similarity(weights: Path) -> FloatArray | None:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel: similarities ``[K, K]`` of the pathologies of the occurrence, with their test."""
+    """One panel: similarities ``[K, K]`` of the pathologies of the occurrence, with their test.
 
+    Attributes:
+        label: the method whose queries they are of; ``None`` is the text encoder.
+    """
+
+    label: str | None
     title: str
     similarity: FloatArray
     test: Mantel
@@ -173,7 +179,7 @@ def panels(report: Report, found: Occurrence) -> tuple[list[Panel], list[str]]:
     grid = np.ix_(found.classes, found.classes)
     try:
         similarity = text_similarity(report)[grid]
-        made.append(Panel("text encoder", similarity, mantel_test(found.correlation, similarity)))
+        made.append(Panel(None, "text encoder", similarity, mantel_test(found.correlation, similarity)))
     except UserError as reason:
         missing.append(f"text encoder: {reason.problem}")
     folders = report.run_folders()
@@ -186,23 +192,23 @@ def panels(report: Report, found: Occurrence) -> tuple[list[Panel], list[str]]:
         if seeds:
             similarity = np.mean(seeds, axis=0)[grid]
             title = f"queries of {entry.label}"
-            made.append(Panel(title, similarity, mantel_test(found.correlation, similarity)))
+            made.append(Panel(entry.label, title, similarity, mantel_test(found.correlation, similarity)))
     return made, missing
 
 
-def cooccurrence_figure(report: Report) -> tuple[Figure, str]:
+def cooccurrence_figure(report: Report) -> tuple[Figure, str, pd.DataFrame]:
     """``text_vs_cooccurrence``: a panel per source of similarities, a dot per pair of pathologies.
 
     Returns:
-        The figure, and what its reader needs to know.
+        The figure, what its reader needs to know, and the rows of the runs that are shown.
     """
     try:
         found = read_occurrence(report)
         made, missing = panels(report, found)
     except DataError as reason:
-        return _nothing(f"nothing to show: {reason.problem}")
+        return *_nothing(f"nothing to show: {reason.problem}"), report.rows.head(0)
     if not made:
-        return _nothing(f"nothing to show: {'; '.join(missing)}")
+        return *_nothing(f"nothing to show: {'; '.join(missing)}"), report.rows.head(0)
     columns = min(3, len(made))
     lines = -(-len(made) // columns)
     figure = new_figure(0.4 + 2.3 * columns, 0.3 + 2.5 * lines)
@@ -219,12 +225,14 @@ def cooccurrence_figure(report: Report) -> tuple[Figure, str]:
         f"Every dot is a pair of the {len(found.classes)} pathologies that at least {LEAST_STUDIES} of the "
         f"{found.studies:,} training studies report as present (normal and catch-all classes left out): how "
         "their presence correlates over studies, and how similar their texts are to the text encoder (mean "
-        "over tokens, centred) and after each method's trained projection (mean over seeds). Rank "
+        "over tokens, centred) and after the trained projection of each method that asks with these "
+        "descriptions (mean over seeds). Rank "
         f"correlation (Spearman) with a two-sided p value from {PERMUTATIONS:,} permutations of the "
         "pathologies (Mantel). Pathologies may occur together without meaning the same, so a low correlation "
         f"is no fault. Numbered are the pairs that occur together most: {_most(found)}."
     )
-    return figure, text + (f" Missing: {'; '.join(missing)}." if missing else "")
+    shown = report.rows["label"].isin([panel.label for panel in made])
+    return figure, text + (f" Missing: {'; '.join(missing)}." if missing else ""), report.rows[shown]
 
 
 def _draw(axes: Axes, panel: Panel, found: Occurrence) -> None:

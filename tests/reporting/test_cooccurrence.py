@@ -84,6 +84,7 @@ def test_projected_queries_are_read_from_weights_where_a_method_has_them(tmp_pat
 def test_without_prepared_data_the_figure_says_so(tmp_path: Path) -> None:
     empty = Report.open(TIER, tmp_path, tmp_path, rows_needed=False)
     with style():
-        figure, caption = cooccurrence.cooccurrence_figure(empty)
+        figure, caption, rows = cooccurrence.cooccurrence_figure(empty)
     assert "nothing to show" in figure.texts[0].get_text()
     assert "nothing to show" in caption
+    assert rows.empty
