@@ -58,7 +58,8 @@ class Switch(Strict):
     def words(self) -> str:
         """``loss.icl_scale: one | 1/sqrt(d)``, without the root of settings of the model."""
         faithful, corrected = (_word(value) for value in self)
-        return f"{self.path.removeprefix('model.')}: {faithful} | {corrected}"
+        values = faithful if faithful == corrected else f"{faithful} | {corrected}"
+        return f"{self.path.removeprefix('model.')}: {values}"
 
     def __iter__(self) -> Any:
         """The two values."""

@@ -79,7 +79,7 @@ def test_no_needed_variant_is_named_twice(audit: Audit) -> None:
 
 
 def test_the_own_descriptions_do_not_show_what_the_released_ones_do() -> None:
-    """Z6 and Z7 say so: none is near 64 tokens, none has the characters that got lost."""
+    """Z6 and Z7 say so: none of a class is near 64 tokens, none has the characters that got lost."""
     assert max(len(re.findall(r"\w+|[^\w\s]", text)) for text in DESCRIPTIONS.values()) <= 48
     assert not set("“”‘’–—") & set("".join(DESCRIPTIONS.values()))
 
