@@ -64,8 +64,7 @@ display(Markdown(as_markdown(table)))
 
 # %%
 with style():
-    figure, caption = disentanglement.embeddings_figure(report)
-    rows = disentanglement.rows_of(report)
+    figure, caption, rows = disentanglement.embeddings_figure(report)
     picture = report.save_figure(figure, "stream_embeddings", "Embeddings of the streams", caption, rows)
 display(Image(filename=picture, width=700))
 

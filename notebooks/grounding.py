@@ -41,7 +41,7 @@ from IPython.display import Image, Markdown, display
 
 from replication.reporting import grounding, grounding_maps
 from replication.reporting.figures import style
-from replication.reporting.report import Report
+from replication.reporting.report import Report, first_seeds
 from replication.reporting.writers import as_markdown
 
 report = Report.open(tier, results, work)
@@ -70,6 +70,6 @@ display(Markdown(as_markdown(where)))
 # %%
 with style():
     figure, caption, images = grounding_maps.maps_figure(report)
-    rows = report.behind(table.rows)
+    rows = first_seeds(report.behind(table.rows))
     picture = report.save_figure(figure, "grounding_maps", "Heat maps", caption, rows, images=images)
 display(Image(filename=picture, width=700))

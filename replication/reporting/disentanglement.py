@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from replication.protocol_config import Protocol
 from replication.reporting.draws import load_predictions
 from replication.reporting.figures import COLOURS, MARKERS, new_figure
-from replication.reporting.report import LABEL_NAMES, Entry, Report
+from replication.reporting.report import LABEL_NAMES, Entry, Report, first_seeds
 from replication.reporting.summary import Summariser
 from replication.reporting.tables import Cell, Column, Row, Table
 
@@ -124,11 +124,11 @@ class Shown:
     side: NDArray[np.str_]
 
 
-def embeddings_figure(report: Report) -> tuple[Figure, str]:
+def embeddings_figure(report: Report) -> tuple[Figure, str, pd.DataFrame]:
     """``stream_embeddings``: a column per stream of MeDSLIP, coloured by finding above and by side below.
 
     Returns:
-        The figure, and what its reader needs to know.
+        The figure, what its reader needs to know, and the rows of the run that is shown.
     """
     shown = _shown(report)
     names = [name for name in STREAMS if shown is not None and name in shown.features]
@@ -157,7 +157,8 @@ def embeddings_figure(report: Report) -> tuple[Figure, str]:
         "t-SNE of standardised features with a fixed seed. Each column is one embedding, coloured twice. "
         "Distances between groups mean little in such pictures; the table `disentanglement` measures."
     )
-    return figure, text
+    rows = rows_of(report)
+    return figure, text, first_seeds(rows[rows["label"] == "medslip"])
 
 
 def embedded(features: NDArray[np.float32]) -> NDArray[np.float32]:

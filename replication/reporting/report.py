@@ -236,6 +236,11 @@ class Report:
         return provenance.collect(rows, tier=self.tier.name, phantom=self.phantom, **extra)
 
 
+def first_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each method's lowest seed, which stands for it in pictures of single images."""
+    return rows[rows["seed"] == rows.groupby(["label", "recipe"])["seed"].transform("min")]
+
+
 def describe(protocol: Protocol, rows: pd.DataFrame, images: str = "test images") -> str:
     """``nih-cxr14/official-25596/v1: split 'official', 25,596 test images, 14 findings``."""
     findings = len(protocol.findings)

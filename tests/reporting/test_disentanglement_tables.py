@@ -156,7 +156,9 @@ def test_the_table_has_a_row_for_every_stream_and_level(report: Report) -> None:
 
 def test_the_figure_has_a_column_for_every_stream(report: Report, tmp_path: Path) -> None:
     with style():
-        figure, caption = disentanglement.embeddings_figure(report)
+        figure, caption, rows = disentanglement.embeddings_figure(report)
+    assert set(rows["label"]) == {"medslip"}
+    assert set(rows["seed"]) == {report.rows["seed"].min()}
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[:3] == ["stream trunk", "stream pathology", "stream anatomy"]
     assert "fixed seed" in caption
