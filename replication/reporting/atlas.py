@@ -29,7 +29,7 @@ CAPTION = (
 )
 
 _PANELS_A_ROW = 4
-_LINE, _FONT = 40, 5.6
+_SIDE, _LINE, _FONT = 1.2, 40, 5.6
 
 
 @dataclass(frozen=True)
@@ -114,16 +114,16 @@ def atlas_figure(pictures: list[Plate]) -> Figure:
         for plate in pictures
     ]
     lines = -(-len(pictures) // _PANELS_A_ROW)
-    side, line_height = 1.86, _FONT * 1.22 / 72
+    line_height = _FONT * 1.22 / 72
     heights = [
         max(len(text) for text in texts[k * _PANELS_A_ROW : (k + 1) * _PANELS_A_ROW]) * line_height + 0.02
         for k in range(lines)
     ]
     title = 0.22
-    height = lines * (side + title) + sum(heights)
+    height = lines * (_SIDE + title) + sum(heights)
     figure = new_figure(7.6, height)
     figure.set_layout_engine("none")
-    ratios = [part for text in heights for part in (title, side, text)]
+    ratios = [part for text in heights for part in (title, _SIDE, text)]
     grid = GridSpec(
         len(ratios),
         _PANELS_A_ROW,
@@ -143,6 +143,8 @@ def atlas_figure(pictures: list[Plate]) -> Figure:
         if plate.mask is not None:
             axes.contour(plate.mask.astype(float), [0.5], colors=[COLOURS[4]], linewidths=0.8)
         axes.set_axis_off()
+        # Left of its column, above its text, which is wider.
+        axes.set_anchor("W")
         axes.set_title("\n".join(textwrap.wrap(plate.title, 34)), fontsize=7, pad=2, loc="left")
         below = figure.add_subplot(grid[3 * row + 2, column])
         below.set_axis_off()
