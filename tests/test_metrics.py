@@ -92,6 +92,7 @@ def test_the_threshold_by_f1_is_the_best_of_the_precision_recall_curve(pairs: li
     assert threshold == min(t for t, value in every.items() if value == pytest.approx(best))
 
 
+@pytest.mark.filterwarnings("ignore:A single label was found")
 @few
 @given(SCORES)
 def test_the_threshold_by_matthews_correlation_is_as_good_as_any(pairs: list[tuple[bool, int]]) -> None:
