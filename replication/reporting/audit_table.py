@@ -71,6 +71,9 @@ def audit_table(report: Report, audit: Audit) -> Table:
     measured = [place for place in audit.entries if place.measured]
     shown = {row.labels[0] for row in rows if row.cells[2].value is not None}
     folders = "; ".join(f"{short} = {name}" for short, name in audit.folders.items())
+    header = report.header(bench.used_rows(), bench.used_protocols(), bench.error_bars())
+    if header.thresholds:
+        header = replace(header, thresholds=f"{header.thresholds}; others where a line's switch says so")
     return Table(
         name=audit.table,
         title=f"Audit of the released code of {audit.method}",
@@ -87,10 +90,10 @@ def audit_table(report: Report, audit: Audit) -> Table:
             Column("Faithful − corrected", "", None),
         ),
         rows=tuple(rows),
-        header=report.header(bench.used_rows(), bench.used_protocols(), bench.error_bars()),
+        header=header,
         notes=(
             f"{len(audit.entries)} places: {len(measured)} have a form in this suite that shows them, "
-            f"{len(shown)} of these have numbers here; the other {len(audit.entries) - len(measured)} say "
+            f"{len(shown)} of these have a difference here; the other {len(audit.entries) - len(measured)} say "
             "why they have none.",
             f"Runs are of recipe {audit.recipe}; everything but the named switch is as in {audit.method}"
             f"{_shorter(report, audit)}.",

@@ -182,7 +182,7 @@ def claims_table(report: Report, claims: Claims, found: list[Evidence]) -> Table
         ),
         label_names=(
             *("Claim", "What it says", "Verdict", "Measured in"),
-            *("Above 0 / measured / asked", "Closest competitor"),
+            *("Above 0 / measured / asked", "Strongest competitor"),
         ),
         columns=(
             Column("Difference", "", None),

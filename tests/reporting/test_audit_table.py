@@ -49,7 +49,7 @@ def test_an_empty_tier_lists_every_place_and_what_is_missing(tmp_path: Path, aud
     assert not [cell for row in made.rows for cell in row.cells if cell.value is not None]
     assert line(made, "P1").cells[0].missing == "medslip/shared-norm: no run of it has been evaluated"
     assert "Missing for G7; Z8; P16" in " ".join(made.missing())
-    assert "0 of these have numbers here" in made.notes[0]
+    assert "0 of these have a difference here" in made.notes[0]
     assert made.header.error_bars == ""
 
 
