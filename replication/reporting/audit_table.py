@@ -93,8 +93,8 @@ def audit_table(report: Report, audit: Audit) -> Table:
         header=header,
         notes=(
             f"{len(audit.entries)} places: {len(measured)} have a form in this suite that shows them, "
-            f"{len(shown)} of these have a difference here; the other {len(audit.entries) - len(measured)} say "
-            "why they have none.",
+            f"{len(shown)} of these have a difference here; the other "
+            f"{len(audit.entries) - len(measured)} say why they have none.",
             f"Runs are of recipe {audit.recipe}; everything but the named switch is as in {audit.method}"
             f"{_shorter(report, audit)}.",
             f"Released files: {folders}.",
