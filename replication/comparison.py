@@ -21,7 +21,6 @@ from replication.statistics import (
     FloatArray,
     SeedVariance,
     degrees_of_freedom,
-    hierarchical_mean,
     percentile_interval,
     ratio,
 )
@@ -100,7 +99,7 @@ def hierarchical_difference_by_seed(
 ) -> Difference:
     """As ``hierarchical_difference`` where run s of A and run s of B are a pair: ``[S]`` and ``[S, R]`` each.
 
-    The interval is that of ``hierarchical_mean`` of the pairs' differences.
+    The interval is that of ``replication.statistics.hierarchical_mean`` of the pairs' differences.
 
     Raises:
         DataError: there are fewer than two pairs.
@@ -108,14 +107,15 @@ def hierarchical_difference_by_seed(
     values, draws = values_a - values_b, draws_a - draws_b
     if len(values) < 2:
         raise DataError("A comparison over seeds needs two seeds of each method.", found=len(values))
-    found = hierarchical_mean(values, draws)
+    value = float(values.mean())
     draws = draws[:, np.isfinite(draws).all(axis=0)]
     if draws.shape[1] < 2:
-        return Difference(*found, float("nan"))
+        return Difference(value, *[float("nan")] * 3)
     error = ErrorOverSeeds.of(values, draws)
     if error.normal + error.seeds == 0:
-        return _t_test(found.value, 0.0, 1.0, LEVEL)
-    return Difference(*found, error.beyond(found.value))
+        return _t_test(value, 0.0, 1.0, LEVEL)
+    half = error.half_width(LEVEL)
+    return Difference(value, value - half, value + half, error.beyond(value))
 
 
 def _t_test(value: float, error: float, freedom: float, level: float) -> Difference:

@@ -226,10 +226,10 @@ def cooccurrence_figure(report: Report) -> tuple[Figure, str, pd.DataFrame]:
         f"{found.studies:,} training studies report as present (normal and catch-all classes left out): how "
         "their presence correlates over studies, and how similar their texts are to the text encoder (mean "
         "over tokens, centred) and after the trained projection of each method that asks with these "
-        "descriptions (mean over seeds). Rank "
-        f"correlation (Spearman) with a two-sided p value from {PERMUTATIONS:,} permutations of the "
-        "pathologies (Mantel). Pathologies may occur together without meaning the same, so a low correlation "
-        f"is no fault. Numbered are the pairs that occur together most: {_most(found)}."
+        "descriptions (mean over seeds). Rank correlation (Spearman) with a two-sided p value from "
+        f"{PERMUTATIONS:,} permutations of the pathologies (Mantel). Pathologies may occur together without "
+        "meaning the same, so a low correlation is no fault. Numbered are the pairs that occur together "
+        f"most: {_most(found)}."
     )
     shown = report.rows["label"].isin([panel.label for panel in made])
     return figure, text + (f" Missing: {'; '.join(missing)}." if missing else ""), report.rows[shown]
